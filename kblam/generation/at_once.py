@@ -45,7 +45,7 @@ def write_at_once(
     places = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=config) if with_evidence else None
     with attachment.using(resident, question=vectors):
-        read_to_evidence(attachment, pointer.recorder, ids, mask, places, cache)
+        read_to_evidence(attachment, pointer.recorder, ids, mask, places, cache, newest=1)
         pointer.begin(ids, config.get_text_config().vocab_size)
         if not pointer.is_certain:
             return None
@@ -72,7 +72,7 @@ def _read_answers(pointer: Pointer, ids: Tensor, mask: Tensor, answers: Tensor, 
     for end in range(ids.shape[1] + newest, texts.shape[1] + 1, newest):
         # In training with activation checkpointing a model drops the cache it is given, and has to read all again.
         new = slice(cache.get_seq_length(), end)
-        read_to_evidence(attachment, observer, texts[:, new], mask[:, :end], places[:, new], cache)
+        read_to_evidence(attachment, observer, texts[:, new], mask[:, :end], places[:, new], cache, newest=newest)
 
 
 def _until_end(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:

@@ -16,9 +16,11 @@ from kblam.knowledge import Triple
 from kblam.models import calls
 from kblam.models.judging import CANDIDATES, CANDIDATES_NAMED
 from kblam.models.resident import ResidentKnowledge
-from kblam_kernels import evidence
+from kblam_kernels import DenseKnowledge, evidence
 
 _TINY = torch.finfo(torch.float32).tiny
+# Masses of an answer's tokens that are computed in one call: 64 MiB, whatever the size of the knowledge base.
+MASSES_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -82,36 +84,42 @@ class EvidenceRecorder:
 
     def __call__(self, *, index: Tensor | None, cache: Any = None, **attention: Any) -> None:
         """Called by the attachment with what one attention used; see `Attachment.observing`."""
-        length = attention["query"].shape[2]
-        self._keep(index, attention, length - 1)
-        self._passes.append((cache, length))
+        self._keep(index, attention, slice(-1, None))
+        self._passes.append((cache, attention["query"].shape[2]))
 
     def every_token(self, *, newest: int, index: Tensor | None, cache: Any = None, **attention: Any) -> None:
         """In place of a call, for a pass whose `newest` last tokens are an answer that is decided already."""
-        length = attention["query"].shape[2]
-        for token in range(length - newest, length):
-            self._keep(index, attention, token)
+        (batch, _, length, _), knowledge = attention["query"].shape, attention["knowledge"]
+        at_once = max(1, MASSES_AT_ONCE // max(1, batch * knowledge.num_tokens))
+        if isinstance(knowledge, DenseKnowledge) and not knowledge.is_shared:
+            at_once = 1  # each row of the batch reads keys of its own
+        for start in range(length - newest, length, at_once):
+            self._keep(index, attention, slice(start, min(start + at_once, length)))
 
-    def _keep(self, index: Tensor | None, attention: dict[str, Any], token: int) -> None:
-        heads = attention["query"].shape[1]
+    def _keep(self, index: Tensor | None, attention: dict[str, Any], tokens: slice) -> None:
+        """Keeps the top masses of each of these tokens, which are rows of one batch: all read the same keys."""
+        query, lse = attention["query"][:, :, tokens], attention["lse"][:, :, tokens]
+        batch, heads, count, _ = query.shape
         mass = evidence(
-            attention["query"][:, :, token : token + 1],
+            query.transpose(1, 2).flatten(0, 1)[:, :, None],
             attention["knowledge"],
-            attention["lse"][:, :, token : token + 1],
+            lse.transpose(1, 2).flatten(0, 1)[:, :, None],
             scale=attention["scale"],
-            knowledge_bias=attention["bias"],
-            knowledge_range=attention["knowledge_range"],
-            row_weight=torch.full((), 1 / heads, dtype=torch.float32, device=attention["lse"].device),
+            knowledge_bias=_for_tokens(attention["bias"], batch, count),
+            knowledge_range=_for_tokens(attention["knowledge_range"], batch, count),
+            row_weight=torch.full((), 1 / heads, dtype=torch.float32, device=lse.device),
             int8_products=attention["int8_products"],
             backend=attention["backend"],
         )
         named = None
         if self.named is not None and index is None:
             # `generate` makes several rows of each for beams.
-            named = self.named.repeat_interleave(rows_of_each(self.named.shape[0], mass.shape[0]), 0)
+            named = self.named.repeat_interleave(rows_of_each(self.named.shape[0], batch) * count, 0)
         masses, places = strongest(mass, named)
-        self.masses.append(masses)
-        self.places.append(places if index is None else index.gather(1, places))
+        if index is not None:
+            places = index.repeat_interleave(count, 0).gather(1, places)
+        self.masses += masses.unflatten(0, (batch, count)).unbind(1)
+        self.places += places.unflatten(0, (batch, count)).unbind(1)
 
     @property
     def is_open(self) -> bool:
@@ -176,6 +184,12 @@ def rows_of_each(questions: int, rows: int) -> int:
     if each is None:
         raise GenerationError(f"the pointer has {questions} questions and the batch {rows} rows; give one a row")
     return each
+
+
+def _for_tokens(given: Any, batch: int, count: int) -> Any:
+    """A bias or ranges with a row for each of so many tokens of every batch row, where they had one for the row."""
+    has_rows = isinstance(given, Tensor) and given.dim() == 2 and len(given) == batch
+    return given.repeat_interleave(count, 0) if has_rows and count > 1 else given
 
 
 def _read(masses: Sequence[Tensor], places: Sequence[Tensor]) -> list[_OfRows]:

@@ -119,7 +119,7 @@ def found_by(
         recorder = EvidenceRecorder(None if named is None else named[start:end])
         question = None if vectors is None else vectors[start:end]
         with attachment.using(words.resident, question=question):
-            read_to_evidence(attachment, recorder, ids, mask, places)
+            read_to_evidence(attachment, recorder, ids, mask, places, newest=1)
         every += [tuple(words.found(best)) for best in recorder.newest()]
     return every
 

@@ -43,6 +43,7 @@ class LayerKnowledge:
         knowledge_range: int32 (B, 2) or None, the [start, end) of M each row sees.
         top_k: attend to this many best triples only; None attends to all.
         observe: called after the attention with what it used and its lse.
+        newest: where `observe` ends the pass, so many of the last tokens are all that it is shown; None for all.
     """
 
     attend: RectangularAttention
@@ -51,6 +52,7 @@ class LayerKnowledge:
     knowledge_range: Tensor | None
     top_k: int | None = None
     observe: Callable[..., None] | None = None
+    newest: int | None = None
 
 
 def attention_forward(
@@ -131,6 +133,9 @@ def attention_forward(
             row_weight=seen,
         )
         knowledge_range = None
+    if layer_knowledge.newest is not None and not torch.compiler.is_compiling():
+        query = query[:, :, -layer_knowledge.newest :]
+        r = r[:, :, -layer_knowledge.newest :] if isinstance(r, Tensor) else r
     if knowledge is not attend.knowledge:
         attend = RectangularAttention(knowledge, int8_products=attend.int8_products, backend=attend.backend)
     options: dict[str, Any] = {

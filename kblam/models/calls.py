@@ -38,6 +38,8 @@ class KnowledgeCall:
         source: the knowledge.
         bias, knowledge_range, question: as `Attachment.using` takes them.
         observer: called after the attention of the evidence layer.
+        newest: a pass ends at the evidence layer, whose attention is computed for so many of the last tokens alone;
+            None for all tokens of a pass that goes on.
         probe: called before every attention of the model, with what it is asked for, see `proof.py`.
         each: how many rows of a batch belong to each row of bias, range, question and knowledge, see `rows_of_each`.
     """
@@ -47,6 +49,7 @@ class KnowledgeCall:
     knowledge_range: Tensor | None = None
     question: Tensor | None = None
     observer: Observer | None = None
+    newest: int | None = None
     probe: Callable[..., None] | None = None
     each: int | None = 1
     # By thread and layer: the last knowledge, and its attention from the second use on. Threads may share a call.
@@ -108,6 +111,7 @@ class Scope:
         observer: the block's observer.
         outer: the block around it.
         each: how many rows of a batch `generate` makes of each, where this is a call of it; None where nobody knows.
+        newest: as `KnowledgeCall` has it.
 
     Attributes:
         key: of the block, whatever is around it.
@@ -121,6 +125,7 @@ class Scope:
     observer: Observer | None
     outer: Scope | None
     each: int | None = 1
+    newest: int | None = None
     key: object = field(default_factory=object)
     has_ended: list[bool] = field(default_factory=lambda: [False])
 
@@ -144,9 +149,10 @@ def call_of(owner: Attachment, default: KnowledgeCall | None) -> KnowledgeCall |
             "wait within it for the tasks that it starts"
         )
     call = default if scope.is_default else scope.call
-    if call is None or (call.observer is scope.observer and call.each == scope.each):
+    here = (scope.observer, scope.each, scope.newest)
+    if call is None or (call.observer, call.each, call.newest) == here:
         return call
-    return replace(call, observer=scope.observer, each=scope.each)
+    return replace(call, observer=scope.observer, each=scope.each, newest=scope.newest)
 
 
 def rows_of_each(given: int, batch: int, each: int | None) -> int | None:
@@ -182,11 +188,15 @@ def knowing(owner: Attachment, call: KnowledgeCall | None) -> Iterator[None]:
 
 
 @contextmanager
-def observing(owner: Attachment, observer: Observer) -> Iterator[None]:
-    """A block with an observer; its knowledge is that of the block around it."""
+def observing(owner: Attachment, observer: Observer, newest: int | None = None) -> Iterator[None]:
+    """A block with an observer; its knowledge is that of the block around it.
+
+    Args:
+        newest: as `KnowledgeCall` has it.
+    """
     around = innermost(owner)
     call, is_default, each = (None, True, 1) if around is None else (around.call, around.is_default, around.each)
-    with _entered(Scope(owner, call, is_default, observer, SCOPES.get(), each)):
+    with _entered(Scope(owner, call, is_default, observer, SCOPES.get(), each, newest)):
         yield
 
 

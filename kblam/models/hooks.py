@@ -80,16 +80,21 @@ class LayerHook:
         if not self.has_knowledge:
             return args, kwargs
         hidden_states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        observe = None
+        observe, newest = None, None
         if call.observer is not None and self.layer == self.attachment.config.evidence_layer:
-            observe = functools.partial(call.observer, cache=cache_name.of_call(kwargs))
-        return args, {**kwargs, "layer_knowledge": self._layer_knowledge(call, module, hidden_states, observe)}
+            observe, newest = functools.partial(call.observer, cache=cache_name.of_call(kwargs)), call.newest
+        return args, {**kwargs, "layer_knowledge": self._layer_knowledge(call, module, hidden_states, observe, newest)}
 
     def _layer_knowledge(
-        self, call: KnowledgeCall, module: nn.Module, hidden_states: Tensor, observe: Observer | None
+        self,
+        call: KnowledgeCall,
+        module: nn.Module,
+        hidden_states: Tensor,
+        observe: Observer | None,
+        newest: int | None,
     ) -> LayerKnowledge:
         (batch, new_tokens), config = hidden_states.shape[:2], self.attachment.config
-        knowledge = call.source.layer(self.layer, new_tokens=new_tokens)
+        knowledge = call.source.layer(self.layer, new_tokens=min(new_tokens, newest or new_tokens))
         top_k = config.top_k if config.top_k is not None and config.top_k < knowledge.num_tokens else None
         return LayerKnowledge(
             attend=call.attention(self.layer, _repeat_knowledge(call, knowledge, batch), self._attention_over),
@@ -98,6 +103,7 @@ class LayerHook:
             knowledge_range=_total_range(call, batch),
             top_k=top_k,
             observe=observe,
+            newest=newest,
         )
 
     def _attention_over(self, knowledge: DenseKnowledge | LatentKnowledge) -> RectangularAttention:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from kblam.models import cache_name
+from kblam.models import cache_name, calls
 from kblam.models.attach import Attachment
 
 
@@ -25,10 +25,13 @@ def read_to_evidence(
     attention_mask: Tensor,
     position_ids: Tensor,
     cache: Cache | None = None,
+    *,
+    newest: int | None = None,
 ) -> None:
     """Shows an observer the evidence layer's attention, and computes no layer above it.
 
-    A pass is computed whole where code is compiled, or a hook waits for a module's end: one that shards, offloads, or
+    Whatever needs no more than the last tokens says so: to a large knowledge base the other tokens' attention takes
+    longer than all layers below it. A pass is computed whole where code is compiled, or a hook waits for a module's end: one that shards, offloads, or
     is the caller's own.
 
     Args:
@@ -37,6 +40,7 @@ def read_to_evidence(
         input_ids, position_ids: int64 (B, N).
         attention_mask: int64 (B, T), of what the cache holds and of these tokens.
         cache: takes the keys and values of the layers that are computed.
+        newest: how many of the last tokens the observer looks at; None for all. It may be shown more.
     """
     decoder = attachment.model.get_decoder()
     is_whole = any(module._forward_hooks or "_hf_hook" in vars(module) for module in decoder.modules())
@@ -46,7 +50,7 @@ def read_to_evidence(
         if not is_whole and not torch.compiler.is_compiling():
             raise _ReachedError
 
-    with attachment.observing(observe), suppress(_ReachedError):
+    with calls.observing(attachment, observe, None if is_whole else newest), suppress(_ReachedError):
         decoder(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -12,7 +12,7 @@ from kblam.errors import GenerationError
 from kblam.generation.evidence import EvidenceRecorder, strongest
 from kblam.models.copies import resident_for
 from kblam.models.judging import CANDIDATES
-from kblam_kernels import knowledge_lse
+from kblam_kernels import DenseKnowledge, LatentKnowledge, LatentProjection, knowledge_lse
 from kblam_kernels.evidence.op import evidence_mass
 from tests.generation.conftest import World
 from tests.generation.tiny import FACTS, make_prefer, make_uniform, tiny_adapter
@@ -58,6 +58,40 @@ def test_names_of_other_questions_than_rows_are_refused(world: World, questions:
         pytest.raises(GenerationError, match=f"has {questions} questions and the batch {rows} rows; give one a row"),
     ):
         world.model(torch.arange(4).expand(rows, -1))
+
+
+@pytest.mark.parametrize("layout", ["latent", "shared", "own"])
+@pytest.mark.parametrize("at_once", [1, 2 * 2 * 50, 1 << 24])
+def test_tokens_that_are_read_together_have_what_each_has_alone(
+    layout: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a bias and ranges for each batch row, and names of its question."""
+    monkeypatch.setattr("kblam.generation.evidence.MASSES_AT_ONCE", at_once)
+    torch.manual_seed(3)
+    B, H, N, M, D = 2, 4, 7, 50, 8
+    query, bias = torch.randn(B, H, N, D), torch.randn(B, M)
+    knowledge: DenseKnowledge | LatentKnowledge
+    if layout == "latent":
+        weights, biases = torch.randn(2, H, D, 6), torch.randn(2, H, D)
+        projection = LatentProjection(weights[0], biases[0], weights[1], biases[1])
+        knowledge = LatentKnowledge(torch.randn(M, 6), torch.randn(M, 6), torch.rand(M), projection)
+    else:
+        rows = (B, H, M, D) if layout == "own" else (H, M, D)
+        knowledge = DenseKnowledge(torch.randn(rows), torch.randn(rows))
+    ranges = torch.tensor([[0, 30], [5, 50]], dtype=torch.int32)
+    lse = knowledge_lse(query, knowledge, knowledge_bias=bias, knowledge_range=ranges) + 1
+    attention = {"knowledge": knowledge, "bias": bias, "knowledge_range": ranges, "scale": D**-0.5, "index": None}
+    attention |= {"int8_products": False, "backend": "reference"}
+    named = torch.tensor([[29, 3], [49, -1]])
+    together, alone = EvidenceRecorder(named), EvidenceRecorder(named)
+    together.every_token(newest=5, query=query, lse=lse, **attention)
+    for token in range(2, N):
+        alone(query=query[:, :, : token + 1], lse=lse[:, :, : token + 1], **attention)
+    assert len(together.masses) == len(together.places) == 5
+    for ours, theirs in zip(together.masses, alone.masses, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    for found, expected in zip(together.places, alone.places, strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_what_a_pass_made_may_be_overwritten_by_the_next(world: World) -> None:

@@ -51,6 +51,41 @@ def test_it_sees_what_a_whole_pass_sees(asked: Asked) -> None:
         assert torch.equal(ours, theirs)
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_tokens_that_nobody_looks_at_are_not_attended_for(top_k: int | None) -> None:
+    """The best few triples are those of all tokens all the same."""
+    tokenizer, encoder = byte_bpe(), QuestionEncoder(EMBEDDING_DIM)
+    model, attachment = attached(tokenizer, encoder, top_k=top_k)
+    with KnowledgeBase.from_triples(FACTS, encoder) as kb:
+        asked = Asked(model, tokenizer, attachment, encoder, kb)
+        (ids, mask, places), whole, part = prompts(asked), dict[str, Any](), dict[str, Any]()
+        vectors = asked.session().question_vectors([CURRENCY, FOUNDER])
+        with reading(attachment, kb) as resident, attachment.using(resident, question=vectors):
+            read_to_evidence(attachment, whole.update, ids, mask, places)
+            read_to_evidence(attachment, part.update, ids, mask, places, newest=3)
+    assert whole["query"].shape[2] == ids.shape[1] > 3
+    for name in ("query", "lse"):
+        assert part[name].shape[2] == 3
+        torch.testing.assert_close(part[name], whole[name][:, :, -3:])
+    assert (part["index"] is None) == (top_k is None)
+    assert part["index"] is None or torch.equal(part["index"], whole["index"])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("why", ["compiled", "a module's end"])
+def test_a_pass_that_goes_on_attends_for_all_tokens(asked: Asked, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (ids, mask, places), seen = prompts(asked), dict[str, Any]()
+    if why == "compiled":
+        monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
+    else:
+        asked.model.model.layers[1].register_forward_hook(lambda layer, given, output: None)
+    vectors = asked.session().question_vectors([CURRENCY, FOUNDER])
+    with reading(asked.attachment, asked.kb) as resident, asked.attachment.using(resident, question=vectors):
+        read_to_evidence(asked.attachment, seen.update, ids, mask, places, newest=1)
+    assert seen["lse"].shape[2] == ids.shape[1]
+
+
 def keys_of(cache: DynamicCache) -> tuple[torch.Tensor, torch.Tensor]:
     return cache.layers[0].keys, cache.layers[0].values
 
