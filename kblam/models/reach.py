@@ -31,8 +31,8 @@ def read_to_evidence(
     """Shows an observer the evidence layer's attention, and computes no layer above it.
 
     Whatever needs no more than the last tokens says so: to a large knowledge base the other tokens' attention takes
-    longer than all layers below it. A pass is computed whole where code is compiled, or a hook waits for a module's end: one that shards, offloads, or
-    is the caller's own.
+    longer than all layers below it. A pass is computed whole where code is compiled, or a hook waits for a module's
+    end: one that shards, offloads, or is the caller's own.
 
     Args:
         attachment: with knowledge in force.
