@@ -5,8 +5,10 @@ The sizes are those of a medium model; only the ratio of the rates matters, beca
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -88,25 +90,51 @@ def _attention_rates(
 @torch.no_grad()
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
     """The fastest of a few calls, because other work can only slow a call down; short calls are repeated more often."""
+    if device.type == "cpu":
+        return _fastest(lambda: _undisturbed(call))
     if device.type != "cuda":
-        return _fastest(call, device, 1)
+        return _fastest(lambda: _on_device(call, device, 1))
     with torch.cuda.device(device):  # a graph is of the current device, and would else be empty
-        return _fastest(captured(call) or call, device, QUEUED)
+        queued = captured(call) or call
+        return _fastest(lambda: _on_device(queued, device, QUEUED))
 
 
-def _fastest(call: Callable[[], object], device: torch.device, queued: int) -> float:
-    call()
+def _fastest(timed: Callable[[], float]) -> float:
+    timed()
     times: list[float] = []
     while len(times) < 3 or (len(times) < 12 and sum(times) < 0.03):
-        _wait(device)
-        began = time.perf_counter()
-        for _ in range(queued):
-            call()
-        _wait(device)
-        times.append((time.perf_counter() - began) / queued)
+        times.append(timed())
     return min(times)
 
 
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+def _on_device(call: Callable[[], object], device: torch.device, queued: int) -> float:
+    torch.accelerator.synchronize(device)
+    began = time.perf_counter()
+    for _ in range(queued):
+        call()
+    torch.accelerator.synchronize(device)
+    return (time.perf_counter() - began) / queued
+
+
+def _undisturbed(call: Callable[[], object]) -> float:
+    """Seconds of a call on a CPU, without those in which one of its threads waited for other work to leave a core.
+
+    On a busy machine every call of some milliseconds is interrupted, and the rates, which are kept, would be those of
+    whatever else ran: wrong by a factor for one kernel and right for the next.
+    """
+    waits, computed, began = _waits(), time.process_time(), time.perf_counter()
+    call()
+    seconds, computed = time.perf_counter() - began, time.process_time() - computed
+    waited = max((now - waits.get(thread, now) for thread, now in _waits().items()), default=0) / 1e9
+    # A wait between these lines is none of the call's: that takes no less than its arithmetic, shared out.
+    return min(seconds, max(seconds - waited, computed / torch.get_num_threads()))
+
+
+def _waits() -> dict[str, int]:
+    """Nanoseconds that each thread of this process was kept from running; empty where the system does not tell."""
+    waits: dict[str, int] = {}
+    with contextlib.suppress(OSError):
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError, ValueError, IndexError):  # one that has ended since
+                waits[thread.name] = int((thread / "schedstat").read_text(encoding="ascii").split()[1])
+    return waits

@@ -31,8 +31,8 @@ logger = logging.getLogger("kblam_kernels")
 
 # Of what is measured: another one makes earlier files void.
 # Files of 1 and 2 may have rates of nothing, for a GPU that was not the first one used; those of 3 a wrong rate of
-# reading, of numbers in torch's default dtype.
-_VERSION = 4
+# reading, of numbers in torch's default dtype; those of 4 rates of whatever else ran.
+_VERSION = 5
 _MOST_BYTES = 2**16
 
 

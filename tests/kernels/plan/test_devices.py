@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,6 +114,54 @@ def test_the_default_dtype_does_not_matter(dtype: torch.dtype, monkeypatch: pyte
         torch.set_default_dtype(torch.float32)
     assert rates.bytes_per_second == made[-1].numel() * made[-1].element_size() == calibration.READ_BYTES
     assert torch.equal(drawn, calibration._drawn((4,), torch.device("cpu"), torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("waited", "computed", "expected"),
+    [
+        ({"1": 0.0, "2": 0.0}, 8.0, 10.0),
+        ({"1": 7.0, "2": 4.0}, 5.0, 3.0),  # both threads wait for each other at the call's end
+        ({"1": 9.9}, 8.0, 4.0),  # most of it between the clock's readings: two threads computed for four seconds each
+        ({}, 8.0, 10.0),  # no Linux
+    ],
+)
+def test_what_a_call_waited_for_other_work_is_none_of_its_time(
+    waited: dict[str, float], computed: float, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = iter((dict.fromkeys(waited, 10**9), {name: int(1e9 * (1 + s)) for name, s in waited.items()}))
+    times, used = iter((100.0, 110.0)), iter((50.0, 50.0 + computed))
+    monkeypatch.setattr(calibration, "_waits", lambda: next(seen))
+    monkeypatch.setattr(
+        calibration, "time", SimpleNamespace(perf_counter=lambda: next(times), process_time=lambda: next(used))
+    )
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert calibration._undisturbed(lambda: None) == pytest.approx(expected)
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel does not tell what waited")
+def test_a_call_beside_other_work_takes_as_long_as_alone() -> None:
+    """On one core with another process: half of the time is that one's."""
+    core, own = min(os.sched_getaffinity(0)), os.sched_getaffinity(0)
+
+    def computes() -> None:
+        began = time.thread_time()
+        while time.thread_time() - began < 0.1:
+            pass
+
+    burn = f"import os; os.sched_setaffinity(0, {{{core}}}); print(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", burn], stdout=subprocess.PIPE) as other:
+        try:
+            os.sched_setaffinity(0, {core})
+            assert other.stdout is not None
+            other.stdout.readline()
+            began = time.perf_counter()
+            found = calibration._undisturbed(computes)
+            seconds = time.perf_counter() - began
+        finally:
+            os.sched_setaffinity(0, own)
+            other.kill()
+    assert seconds > 0.13, "it was interrupted"
+    assert 0.07 < found < 0.13
 
 
 def test_what_the_allocator_of_a_gpu_holds_free_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
