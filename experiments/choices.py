@@ -28,6 +28,7 @@ from kblam.evaluation.shares import wilson
 from kblam.knowledge import Triple, load_encoder
 from kblam.models.loading import load_base, load_tokenizer, quiet_libraries
 from kblam.shipped import SMOLLM2_ADAPTER
+from kblam.whole import why_not, write_whole
 
 CHOICES = 4
 COMMON = 3  # senses in tagged texts: what is rarer a small model may never have read
@@ -91,6 +92,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()
+    if given.json is not None and (reason := why_not(given.json)) is not None:
+        parser.error(f"--json: {reason}")
     quiet_libraries()
     console = Console(highlight=False, soft_wrap=True)
     adapter, encoder = KnowledgeAdapter.from_pretrained(given.adapter), load_encoder("minilm")
@@ -127,7 +130,7 @@ def main() -> None:
                 low, high = wilson(round(share * given.questions), given.questions)
                 console.print(f"{title:26} {task:18} {share:.3f} ({low:.3f} - {high:.3f})", markup=False)
     if given.json is not None:
-        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_whole(given.json, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

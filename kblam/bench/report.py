@@ -12,6 +12,7 @@ from kblam import strict_json
 from kblam.bench.output import write_json
 from kblam.bench.rows import FAILED, INPUTS, MEASURED, REFUSED, Row, row_from, with_ratios, with_shares
 from kblam.errors import BenchmarkError
+from kblam.knowledge.schema import is_knowledge_base
 from kblam.whole import why_not
 
 FORMAT = "kblam bench 2"  # 1 were lists of rows without an environment
@@ -138,6 +139,8 @@ def check_target(file: Path | None, option: str) -> None:
         return
     if (reason := why_not(file)) is not None:
         raise BenchmarkError(f"{option}: {reason}")
+    if file.is_file() and is_knowledge_base(file):  # a pipe would wait for a writer
+        raise BenchmarkError(f"{option}: {file} is a knowledge base, which it would replace; name another file")
 
 
 @dataclasses.dataclass(frozen=True)

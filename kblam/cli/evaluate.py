@@ -159,7 +159,7 @@ def _plan(chosen: _Rows, baselines: str | None, questions: int, baseline_questio
         real, baselines = real or DEMO_REAL, baselines or ",".join(NAMES)
     if baseline_questions is not None and not _words(baselines):
         raise CommandError("--baseline-questions is of baselines, and none was asked for; add --baselines rag")
-    triples = tuple(_number(word) for word in _words(sizes))
+    triples = tuple(dict.fromkeys(_number(word) for word in _words(sizes)))
     return Plan(
         sizes=triples,
         unseen=chosen.unseen or everything,

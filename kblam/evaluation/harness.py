@@ -106,7 +106,9 @@ class KnowledgeLM(HFLM):
         return torch.tensor([not decision.is_base for decision in decisions], device=inps.device)
 
     def _texts(self, inps: Tensor) -> list[str]:
-        return [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in inps.tolist()]
+        # In many vocabularies 0, which the harness pads with, is a word or a mark.
+        rows = map(self._without_padding, inps.tolist())
+        return [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
 
     def _without_padding(self, row: list[int]) -> list[int]:
         """The harness pads with 0 on the right for likelihoods, with the pad token on the left for generation."""

@@ -144,15 +144,16 @@ def draw(heats: Sequence[Heat], path: Path) -> None:
             np.column_stack([heat.mass, heat.rest]).T, aspect="auto", cmap="magma", vmin=0, vmax=1, interpolation="none"
         )
         labels = [f"{triple.key_text}: {triple.value}" for triple in heat.triples] + ["all other triples"]
-        panel.set_yticks(range(len(labels)), [_fitted(label) for label in labels], fontsize=8)
+        panel.set_yticks(range(len(labels)), [_fitted(label) for label in labels], fontsize=8, parse_math=False)
         for place, right in enumerate(heat.asked):
             if right:
                 panel.get_yticklabels()[place].set_weight("bold")
-        panel.set_xticks(range(len(heat.tokens)), [_shown(token) for token in heat.tokens], fontsize=7, rotation=60)
+        tokens = [_shown(token) for token in heat.tokens]
+        panel.set_xticks(range(len(tokens)), tokens, fontsize=7, rotation=60, parse_math=False)
         for label in panel.get_xticklabels():
             label.set_horizontalalignment("right")
             label.set_rotation_mode("anchor")
-        panel.set_title(textwrap.shorten(heat.question, 110), fontsize=9, loc="left")
+        panel.set_title(textwrap.shorten(heat.question, 110), fontsize=9, loc="left", parse_math=False)
     figure.colorbar(image, ax=panels.tolist(), label="share of the evidence layer's attention", shrink=0.6, pad=0.01)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(), whole(path) as unfinished:
@@ -161,10 +162,10 @@ def draw(heats: Sequence[Heat], path: Path) -> None:
 
 
 def _fitted(label: str, width: int = 48) -> str:
-    """Not too long; a dollar sign would start a formula."""
-    short = label if len(label) <= width else label[: width - 1] + "…"
-    return short.replace("$", r"\$")
+    """On one line, not too long."""
+    line = " ".join(label.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def _shown(token: str) -> str:
-    return (token.strip() or token.replace("\n", "↵").replace(" ", "␣")).replace("$", r"\$")
+    return token.strip() or token.replace("\n", "↵").replace(" ", "␣")

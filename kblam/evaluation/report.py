@@ -12,6 +12,7 @@ from typing import Any
 
 from kblam import strict_json
 from kblam.errors import EvaluationError
+from kblam.knowledge.schema import is_knowledge_base
 from kblam.whole import why_not, write_whole
 
 SECTIONS = ("sizes", "unseen", "kb", "real", "baselines", "general")
@@ -243,12 +244,14 @@ def check_files(*files: Path | None) -> None:
     """Before anything is measured.
 
     Raises:
-        EvaluationError: one cannot be written where it is wanted, or two are one file.
+        EvaluationError: one cannot be written where it is wanted, would replace a knowledge base, or two are one file.
     """
     wanted: set[str] = set()
     for file in filter(None, files):
         if (reason := why_not(file)) is not None:
             raise EvaluationError(f"cannot write {file}: {reason}")
+        if file.is_file() and is_knowledge_base(file):  # a pipe would wait for a writer
+            raise EvaluationError(f"{file} is a knowledge base, which a report would replace; name another file")
         if file.is_file() or not file.exists():  # all may go to one pipe
             if (place := os.path.realpath(file)) in wanted:
                 raise EvaluationError(f"two of the reports are one file, {file}; name another for one of them")

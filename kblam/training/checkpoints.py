@@ -8,7 +8,7 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ LOG = "log.jsonl"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _STATE, _OPTIMIZER = "state.json", "optimizer.pt"
 # What a run that was stopped before the end of stage 1 may have left; vectors where --cache is in the folder.
-_LEFT = re.compile(rf"{re.escape(LOG)}|events\.out\.tfevents\..*|\.[\w.-]+\.part|vectors-[0-9a-f]{{16}}")
+_UNFINISHED = r"\.[\w.-]+\.(?:part(?:\.\w+)?|lock)"  # folders, and files with their locks: kblam.whole.unfinished
+_LEFT = re.compile(rf"{re.escape(LOG)}|events\.out\.tfevents\..*|{_UNFINISHED}|vectors-[0-9a-f]{{16}}")
 _SHOWN = 3
 
 
@@ -99,54 +100,71 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 def save_checkpoint(
-    folder: Path, step: int, adapter: KnowledgeAdapter, optimizer: torch.optim.Optimizer, run: dict[str, Any], keep: int
+    folder: Path,
+    step: int,
+    adapter: KnowledgeAdapter,
+    optimizer: torch.optim.Optimizer,
+    run: dict[str, Any],
+    keep: int,
+    seen: Sequence[Mapping[str, float]] = (),
 ) -> Path:
-    """Writes `folder/checkpoint-step` and drops all but the last `keep` ones."""
+    """Writes `folder/checkpoint-step` and drops all but the last `keep` ones.
+
+    Args:
+        seen: figures of the last steps, of which the log does not tell yet.
+    """
     target = folder / f"checkpoint-{step}"
     with whole_folder(target) as fresh:
-        save_state(fresh, adapter, run, step)
+        save_state(fresh, adapter, run, step, seen)
         torch.save(optimizer.state_dict(), fresh / _OPTIMIZER)
     for _, old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return target
 
 
-def save_state(folder: Path, adapter: KnowledgeAdapter, run: dict[str, Any], step: int = 0) -> None:
+def save_state(
+    folder: Path,
+    adapter: KnowledgeAdapter,
+    run: dict[str, Any],
+    step: int = 0,
+    seen: Sequence[Mapping[str, float]] = (),
+) -> None:
     """Writes the adapter, and which run it is of."""
     adapter.save_pretrained(folder)
-    (folder / _STATE).write_text(json.dumps({"step": step, "run": run}, indent=2) + "\n", encoding="utf-8")
+    state = {"step": step, "run": run, "seen": list(seen)}
+    (folder / _STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 
 def load_checkpoint(
     path: Path, adapter: KnowledgeAdapter, optimizer: torch.optim.Optimizer, run: dict[str, Any]
-) -> int:
-    """Fills adapter and optimizer; returns the step that comes next.
+) -> tuple[int, list[dict[str, float]]]:
+    """Fills adapter and optimizer; returns the step that comes next, and `seen` of `save_checkpoint`.
 
     Raises:
         TrainingError: the checkpoint cannot be read, or is of a run with other settings.
     """
-    step = load_state(path, adapter, run)
+    step, seen = load_state(path, adapter, run)
     try:
         # To the weights' device it goes by itself.
         optimizer.load_state_dict(torch.load(path / _OPTIMIZER, map_location="cpu", weights_only=True))
     except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
         raise _damaged(path, f"{_OPTIMIZER} cannot be read ({_first_line(error)})") from error
-    return step
+    return step, seen
 
 
-def load_state(path: Path, adapter: KnowledgeAdapter, run: dict[str, Any]) -> int:
-    """Fills the adapter; returns the step that comes next.
+def load_state(path: Path, adapter: KnowledgeAdapter, run: dict[str, Any]) -> tuple[int, list[dict[str, float]]]:
+    """Fills the adapter; returns what `load_checkpoint` does.
 
     Raises:
         TrainingError: it cannot be read, or is of a run with other settings.
     """
-    before, step = _state_of(path)
+    before, step, seen = _state_of(path)
     _check_same(path, before, run)
     try:
         load_weights(adapter, path, strict=True)
     except AdapterError as error:
         raise _damaged(path, _first_line(error)) from error
-    return step
+    return step, seen
 
 
 def check_settings(output: Path, settings: dict[str, Any]) -> None:
@@ -157,16 +175,17 @@ def check_settings(output: Path, settings: dict[str, Any]) -> None:
     """
     path = next((path for _, path in reversed(checkpoints(output))), output / RETRIEVAL_FOLDER)
     if (path / _STATE).exists():
-        before, _ = _state_of(path)
+        before, _, _ = _state_of(path)
         _check_same(path, {name: before.get(name) for name in settings}, settings)
 
 
-def _state_of(path: Path) -> tuple[dict[str, Any], int]:
-    """The settings of the run, and the step that comes next."""
+def _state_of(path: Path) -> tuple[dict[str, Any], int, list[dict[str, float]]]:
+    """The settings of the run, the step that comes next, and figures that were not told, which older ones lack."""
     try:
         state = strict_json.loads((path / _STATE).read_text(encoding="utf-8"))
-        return dict(state["run"]), int(state["step"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        seen = [{name: float(figure) for name, figure in each.items()} for each in state.get("seen", [])]
+        return dict(state["run"]), int(state["step"]), seen
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"{_STATE} cannot be read ({_first_line(error)})") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -106,6 +107,11 @@ def counts_of(batch: Batch) -> dict[str, float]:
         "refused": refusals,
         "exact": answerable,
     }
+
+
+def means_of(sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
+    """The figures of a batch; none of what it has nothing of, such as refusals where every question has an answer."""
+    return {name: value / counts[name] for name, value in sums.items() if counts[name]}
 
 
 def total_loss(sums: dict[str, Tensor], counts: dict[str, float]) -> Tensor:

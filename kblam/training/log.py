@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,13 @@ def summary_writer() -> Any:
 def in_words(figures: dict[str, float]) -> str:
     """Figures with three digits, on one line."""
     return "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+
+
+def means_over(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each figure the mean over the steps that have it."""
+    names = dict.fromkeys(name for step in steps for name in step)
+    had = {name: [step[name] for step in steps if name in step] for name in names}
+    return {name: sum(values) / len(values) for name, values in had.items()}
 
 
 def clock(seconds: float) -> str:

@@ -173,7 +173,7 @@ def train_retrieval(
 
     Args:
         measured: of the model's attention.
-        report: told step and losses after each step.
+        report: told step and losses after each step, none of what its batch has no questions of.
 
     Raises:
         TrainingError: a loss is not finite.
@@ -193,7 +193,9 @@ def train_retrieval(
         optimizer.zero_grad(set_to_none=True)
         (retrieval + refusal).backward()
         optimizer.step()
-        figures = {"retrieval": retrieval.item(), "refusal": refusal.item()}
+        answerable = batch.wanted.sum(1) > 0
+        losses = {"retrieval": (retrieval.item(), answerable.any()), "refusal": (refusal.item(), ~answerable.all())}
+        figures: dict[str, float] = {name: loss for name, (loss, has_questions) in losses.items() if has_questions}
         if not all(map(math.isfinite, figures.values())):
             raise TrainingError(
                 f"the loss of step {step + 1} of stage 1 is not finite; lower {setting('retrieval_learning_rate')} "

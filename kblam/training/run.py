@@ -37,8 +37,8 @@ from kblam.training.checkpoints import (
     whole_folder,
 )
 from kblam.training.config import TrainingConfig, setting
-from kblam.training.language import Learner, counts_of, rows_of, total_loss
-from kblam.training.log import RunLog, clock, in_words
+from kblam.training.language import Learner, counts_of, means_of, rows_of, total_loss
+from kblam.training.log import RunLog, clock, in_words, means_over
 from kblam.training.material import Material
 from kblam.training.processes import check_accelerator, fsdp_of, start
 from kblam.training.questions import Facts
@@ -211,14 +211,13 @@ class Trainer:
         attachment = attach(self.material.model, self.adapter.train(), trainable=True)
         learner = Learner(self.adapter, attachment)
         optimizer = self._optimizer()
-        start = 0
+        start, seen = 0, list[dict[str, float]]()  # what the next line of figures is of
         if checkpoint is not None:
-            start = load_checkpoint(checkpoint, self.adapter, optimizer, self.run)
+            start, seen = load_checkpoint(checkpoint, self.adapter, optimizer, self.run)
             self.say(f"going on from {checkpoint}")
         rates = [group["lr"] for group in self._optimizer().param_groups]
         prepared = self._replicated(learner)
         began, end = time.monotonic(), config.max_steps if stop_after is None else min(stop_after, config.max_steps)
-        seen: list[dict[str, float]] = []
         if start < end:
             self._go_on(2, start)
         for step in range(start, end):
@@ -227,20 +226,19 @@ class Trainer:
             seen.append(self._step(prepared, optimizer, step))
             done = step + 1
             if done % config.logging_steps == 0 or done == end:
-                figures = {name: sum(each[name] for each in seen) / len(seen) for name in seen[0]}
-                seen = []
+                figures, seen = means_over(seen), []
                 left = (time.monotonic() - began) / (done - start) * (config.max_steps - done)
                 self._log({"stage": 2, "step": done, **figures})
                 self.say(f"step {done}/{config.max_steps}  {in_words(figures)}  {clock(left)} left")
             if done % config.eval_steps == 0 or done == config.max_steps:
                 self._check(learner, done)
             if (done % config.save_steps == 0 or done == end) and self.accelerator.is_main_process:
-                save_checkpoint(self.output, done, self.adapter, optimizer, self.run, config.save_total_limit)
+                save_checkpoint(self.output, done, self.adapter, optimizer, self.run, config.save_total_limit, seen)
             self.accelerator.wait_for_everyone()
         detach(self.material.model)
 
     def _step(self, learner: Any, optimizer: torch.optim.Optimizer, step: int) -> dict[str, float]:
-        """One optimizer step; returns its figures, means over the whole batch of all processes."""
+        """One optimizer step; returns its figures, means over the whole batch of all processes, as `means_of`."""
         config, accelerator = self.config, self.accelerator
         asked = self.builder.build(step)
         counts = counts_of(asked.batch)
@@ -266,10 +264,9 @@ class Trainer:
         names = list(sums)
         summed = accelerator.reduce(torch.stack([sums[name] for name in names]).to(accelerator.device), "sum")
         found_sums = dict(zip(names, summed.tolist(), strict=True))
-        figures = {name: value / max(1.0, counts[name]) for name, value in found_sums.items()}
         return {
             "loss": float(total_loss({n: torch.tensor(v, dtype=torch.float32) for n, v in found_sums.items()}, counts)),
-            **figures,
+            **means_of(found_sums, counts),
         }
 
     def inputs(self, asked: AskedBatch, part: int, parts: int) -> tuple[Batch, Tensor, Tensor, Tensor]:
@@ -317,9 +314,7 @@ class Trainer:
         asked = self.checker.build(0)
         counts = counts_of(asked.batch)
         batch, keys, values, questions = self.inputs(asked, 0, 1)
-        figures = {
-            name: float(v) / max(1.0, counts[name]) for name, v in learner(batch, keys, values, questions).items()
-        }
+        figures = means_of({n: float(v) for n, v in learner(batch, keys, values, questions).items()}, counts)
         # Vectors of nothing: of any facts, were they shuffled, the right one would still be among them.
         draw = torch.Generator().manual_seed(step)
         noise = [

@@ -117,6 +117,11 @@ def test_unseen_words_and_general_questions_are_asked_for_by_name(
     assert report.rows["general"]["triples"] == 60
 
 
+def test_a_size_that_is_written_twice_is_one_row() -> None:
+    chosen = evaluate._Rows("1000,1_000,01000,60", None, False, False, False, has_own=False)
+    assert evaluate._plan(chosen, None, 8, None, 0).sizes == (1000, 60)
+
+
 def test_own_triples_alone_give_one_row(
     roomy: Sequence[Any], own: Path, hashing: HashingEncoder, tmp_path: Path
 ) -> None:
@@ -289,6 +294,13 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(tmp
     kblam("eval", "--model", "none at all", option, one, other, tmp_path / "link").failed(
         2, "two of the reports are one file"
     )
+
+
+@pytest.mark.parametrize("options", [["eval", "--json"], ["eval", "--markdown"], ["bench", "--json"]], ids=" ".join)
+def test_a_report_never_replaces_a_knowledge_base(own: Path, options: list[str]) -> None:
+    before = own.read_bytes()
+    kblam(*options, own).failed(2, f"{own} is a knowledge base, which", "would replace; name another file")
+    assert own.read_bytes() == before
 
 
 def test_a_picture_of_an_unknown_kind_is_told_before_anything_is_measured() -> None:

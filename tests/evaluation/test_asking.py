@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from kblam import KnowledgeBase, attach
+from kblam import KnowledgeBase, Triple, attach
 from kblam.data.quiz import Question, Quiz
 from kblam.errors import EncoderError
 from kblam.evaluation.figures import score
@@ -264,6 +264,13 @@ def test_the_picture(kb: KnowledgeBase, tmp_path: Path) -> None:
     assert heat.mass.shape == (len(heat.tokens), 2)
     assert heat.mass[:, 0].min() > 0.9
     assert np.all(heat.mass.sum(1) + heat.rest <= 1 + 1e-4)
+    # Dollars are no formulas: the second of these would be a broken one.
     odd = dataclasses.replace(heat, question="$x$ " * 60, tokens=["$", "\n", *heat.tokens[2:]])
-    draw([heat, odd], tmp_path / "new" / "heat.png")
+    priced = [Triple("$A_{$", "cost", "$5\n\nor $6_{"), *heat.triples[1:]]
+    broken = dataclasses.replace(heat, question="cost of $A_{$ ?", tokens=["$x_{$", *heat.tokens[1:]], triples=priced)
+    draw([heat, odd, broken], tmp_path / "new" / "heat.png")
     assert (tmp_path / "new" / "heat.png").stat().st_size > 5000
+    draw([broken], tmp_path / "heat.svg")
+    drawn = (tmp_path / "heat.svg").read_text()
+    for whole in ("the cost of $A_{$: $5 or $6_{", "cost of $A_{$ ?", "$x_{$"):
+        assert f"<!-- {whole} -->" in drawn

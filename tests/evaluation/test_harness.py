@@ -6,11 +6,22 @@ import importlib
 import sys
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from kblam import KnowledgeBase, attach
 from kblam.errors import EvaluationError
 from tests.evaluation.subjects import ENCODER
-from tests.generation.tiny import FACTS, make_prefer, make_uniform, tiny_adapter, tiny_model, tiny_tokenizer
+from tests.generation.tiny import (
+    FACTS,
+    SPECIALS,
+    WORDS,
+    make_prefer,
+    make_uniform,
+    tiny_adapter,
+    tiny_model,
+    tiny_tokenizer,
+)
 
 REQUESTS = [
     ("what is the capital of", " amber falcon"),
@@ -58,6 +69,28 @@ def test_what_is_unknown_is_computed_by_the_base_model() -> None:
     alone = likelihoods(with_knowledge=False, uniform=True)
     assert likelihoods(0.5, uniform=True) == pytest.approx(alone, abs=1e-5)
     assert likelihoods(0.01, uniform=True) != pytest.approx(alone, abs=1e-3)
+
+
+def test_padding_is_no_part_of_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The harness fills rows with 0, whatever the vocabulary has there: Llama 3 and Qwen "!"."""
+    pytest.importorskip("lm_eval")
+    from lm_eval.api.instance import Instance
+
+    from kblam.evaluation import harness
+
+    vocabulary = {word: place for place, word in enumerate(["!", *SPECIALS, *WORDS])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[BOS]", "eos_token": "[EOS]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **named)
+    model, texts = tiny_model(tokenizer), list[str]()
+    attach(model, tiny_adapter(model, ENCODER))
+    in_force = harness.in_force
+    monkeypatch.setattr(harness, "in_force", lambda *given: (texts.extend(given[2]), in_force(*given))[1])
+    with KnowledgeBase.from_triples(FACTS, ENCODER) as kb:
+        lm = harness.KnowledgeLM(model, tokenizer, kb, falls_back=False, batch_size=3, device="cpu")
+        lm.loglikelihood([Instance("loglikelihood", {}, request, 0) for request in REQUESTS])
+    assert sorted(texts) == ["is quiet", "the motto of silver pine", "what is the capital of amber"]
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -17,7 +17,9 @@ import torch
 from kblam.evaluation.machine import commit, device_name
 
 
-def test_the_figures_name_commit_machine_and_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_figures_name_commit_machine_and_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = SimpleNamespace(simple_evaluate=lambda **_: {"results": {"kinds": {"acc,none": 0.5}}})
     monkeypatch.setitem(sys.modules, "lm_eval", asked)
     monkeypatch.setitem(sys.modules, "kblam.evaluation.harness", SimpleNamespace(KnowledgeLM=lambda *_, **__: None))
@@ -56,6 +58,12 @@ def test_the_figures_name_commit_machine_and_versions(tmp_path: Path, monkeypatc
         "--json",
         str(file),
     ]
+    monkeypatch.setattr(sys, "argv", [*words[:-1], str(tmp_path)])
+    with monkeypatch.context() as patched:
+        patched.setattr(choices, "load_base", lambda _: pytest.fail("before a place that cannot be written is told"))
+        with pytest.raises(SystemExit):
+            choices.main()
+    assert "is a folder; name a file in it" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", words)
     choices.main()
     stored = json.loads(file.read_text())

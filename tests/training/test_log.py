@@ -48,6 +48,32 @@ def test_a_stopped_run_that_goes_on_has_each_step_once(lines: list[str], prepare
     assert told(tmp_path / "parts") == told(tmp_path / "whole")
 
 
+def test_a_mean_of_steps_before_and_after_a_stop_is_that_of_an_unbroken_run(prepared: Prepare, tmp_path: Path) -> None:
+    """The checkpoint of step 3 lies between two lines of figures."""
+    changes = {**CHANGES, "logging_steps": 2}
+    trainer_of(prepared, tmp_path / "whole", **changes).fit()
+    stopped(trainer_of(prepared, tmp_path / "parts", **changes), "step 4/6")
+    trainer_of(prepared, tmp_path / "parts", **changes).fit(resume=True)
+    assert [line["step"] for line in told(tmp_path / "whole") if "loss" in line] == [2, 4, 6]
+    assert told(tmp_path / "parts") == told(tmp_path / "whole")
+
+
+def test_what_a_batch_has_nothing_of_is_left_out_and_is_no_zero_in_a_mean(prepared: Prepare, tmp_path: Path) -> None:
+    """A batch of one question has either an answer or none."""
+    changes = {"per_device_train_batch_size": 1, "retrieval_batch_size": 1, "unanswerable": 0.5, "retrieval_steps": 20}
+    trainer_of(prepared, tmp_path / "each", **changes).fit()
+    trainer_of(prepared, tmp_path / "all", **changes, logging_steps=6).fit()
+    each = [line for line in told(tmp_path / "each") if "loss" in line]
+    assert 0 < sum("refused" in line for line in each) < len(each) == 6
+    assert all(("top1" in line) != ("refused" in line) for line in each)
+    assert all("top1" in line["held_out"] or "refused" in line["held_out"] for line in told(tmp_path / "each")[-1:])
+    (mean,) = [line for line in told(tmp_path / "all") if "loss" in line]
+    for name in ("loss", "mass", "answered", "mass_unanswerable", "refusal", "retrieval"):
+        there = [line[name] for line in each if name in line]
+        assert mean[name] == sum(there) / len(there)
+    assert all(("refusal" in line) != ("retrieval" in line) for line in told(tmp_path / "each") if line["stage"] == 1)
+
+
 def test_a_new_run_in_the_folder_of_one_that_came_to_nothing_has_a_log_of_its_own(
     prepared: Prepare, tmp_path: Path
 ) -> None:

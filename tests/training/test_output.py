@@ -16,6 +16,7 @@ from kblam.training import card
 from kblam.training.card import write_card
 from kblam.training.checkpoints import check_output, checkpoints
 from kblam.training.run import Trainer
+from kblam.whole.unfinished import unfinished_file
 from tests.training.conftest import Prepare, small, trainer_of
 
 
@@ -85,6 +86,13 @@ def test_a_base_model_beside_a_run_is_not_written_over(prepared: Prepare, tmp_pa
     trainer.material.model.save_pretrained(tmp_path)
     with pytest.raises(TrainingError, match=r"something else than a run of kblam train \(config.json\)"):
         trainer.fit(resume=True)
+
+
+def test_a_run_that_was_killed_while_it_wrote_its_log_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").touch()
+    with unfinished_file(tmp_path / "log.jsonl"):
+        assert len(list(tmp_path.iterdir())) == 3, "the file and its lock"
+        check_output(tmp_path, resume=False)
 
 
 def test_what_a_stopped_run_left_is_no_hindrance(prepared: Prepare, tmp_path: Path) -> None:

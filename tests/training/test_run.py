@@ -132,11 +132,9 @@ def test_two_processes_take_the_same_steps(prepared: Prepare, cache: Path, tmp_p
     assert same_curve(one, two)
 
 
-def test_an_estimate_waits_for_what_it_times(
-    prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A GPU computes long after the calls return; made up are a clock, and a device that each step takes a minute."""
-    trainer, clock, queued = trainer_of(prepared, tmp_path), [0.0], [0.0]
+def a_minute_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes up a clock, and a device that each step takes a minute."""
+    clock, queued = [0.0], [0.0]
 
     def backward(loss: torch.Tensor) -> None:
         queued[0] += 60
@@ -148,7 +146,29 @@ def test_an_estimate_waits_for_what_it_times(
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     monkeypatch.setattr("kblam.training.estimate._wait", wait)
     monkeypatch.setattr("kblam.training.estimate.time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+
+def test_an_estimate_waits_for_what_it_times(
+    prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU computes long after the calls return."""
+    trainer = trainer_of(prepared, tmp_path)
+    a_minute_a_step(monkeypatch)
     assert estimate(trainer).startswith("stage 1 takes about 6 minutes, stage 2 takes about 6 minutes, ")
+
+
+def test_an_estimate_is_of_what_a_run_that_goes_on_has_left(
+    prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer_of(prepared, tmp_path / "begun", max_steps=0).fit()
+    trainer_of(prepared, tmp_path / "half").fit(stop_after=4)
+    trainer_of(prepared, tmp_path / "done").fit()
+    a_minute_a_step(monkeypatch)
+    told = [
+        estimate(trainer_of(prepared, tmp_path / name)).partition("the confidence")[0]
+        for name in ("begun", "half", "done")
+    ]
+    assert told == ["stage 2 takes about 6 minutes, and then ", "stage 2 takes about 2 minutes, and then ", "and then "]
 
 
 def test_only_what_is_not_the_cpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
