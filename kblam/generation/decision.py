@@ -242,17 +242,20 @@ def _covered(question: str | None, cut: AskedSplit) -> int:
 
     "The longitude of A and the city of B" may be cut into the longitude of A and that of B, which says too little. One
     that is only said inside a longer one counts against a cut: "the country of origin of A and B" asks for no country.
+    A property inside a name is not said: "Height Tower" asks for no height.
     """
     if question is None:
         return 0
     answers = [found[0].triple for found in cut.found]
-    counted = 0
+    counted, names = 0, list[tuple[int, int]]()
     for texts in ([(one.name,) for one in answers], [forms(one.property) for one in answers]):
         said: dict[str, set[tuple[int, int]]] = {}
         for of_one in texts:
             places = {place for text in of_one for place in spans_of(question, text)}
-            said.setdefault(" ".join(words(of_one[-1])), set()).update(places)
+            outside = {place for place in places if not _is_inside(place, names)}
+            said.setdefault(" ".join(words(of_one[-1])), set()).update(outside)
         every = [place for places in said.values() for place in places]
+        names = names or every
         for places in said.values():
             if places:
                 counted += -1 if all(_is_inside(place, every) for place in places) else 1
@@ -332,7 +335,8 @@ def _about_entity(question: str, found: Sequence[Found]) -> list[Found]:
 
     The strongest first: none is likelier than another to answer such a question.
     """
-    names = dict.fromkeys(one.triple.name for one in found)
+    # Not "mind" in "Do you mind?", nor a name within a longer one: the judge knows what is only said.
+    names = dict.fromkeys(one.triple.name for one in found if one.is_named is not False)
     places = {name: at for name in names if (at := next(spans_of(question, name), None)) is not None}
     if not places:
         return []

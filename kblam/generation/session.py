@@ -21,7 +21,7 @@ from kblam.generation.evidence import EvidenceRecorder, Follower
 from kblam.generation.options import Generating, check_decided, generating
 from kblam.generation.parts import as_meant, ask_parts, cuts_of, found_by, part_texts
 from kblam.generation.pointer import Pointer
-from kblam.generation.prompt import TOKENIZING, encode_for_base, encode_question, left_padded
+from kblam.generation.prompt import TOKENIZING, check_question, encode_for_base, encode_question, left_padded
 from kblam.generation.reading import Reader
 from kblam.generation.streaming import Gate
 from kblam.generation.words import Words, judged, named_places
@@ -382,11 +382,12 @@ def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
 
 
 def _texts(questions: str | Sequence[str]) -> list[str]:
-    if isinstance(questions, str):
-        return [questions]
     if not isinstance(questions, Iterable):
         raise GenerationError(f"questions are texts, or a list of them; got {type(questions).__name__}")
-    return list(questions)
+    texts = [questions] if isinstance(questions, str) else list(questions)
+    for text in texts:
+        check_question(text)
+    return texts
 
 
 def _check_batch_size(given: Any) -> None:

@@ -24,6 +24,7 @@ class Found:
         mass: the attention it got, of 0 .. 1.
         confidence: the probability that it is the one that answers the question, where that was judged.
         asks_everything: whether the question is about its entity as a whole.
+        is_named: whether the question says its name and means it; where that was not judged, its words tell.
     """
 
     place: int
@@ -31,6 +32,7 @@ class Found:
     mass: float
     confidence: float | None = None
     asks_everything: bool = False
+    is_named: bool | None = None
 
 
 class Words:
@@ -112,10 +114,8 @@ def judged(
     ]
     for row, verdict in zip(asked, judge.verdicts(cases), strict=True):
         told = [
-            replace(one, confidence=confidence, asks_everything=everything)
-            for one, confidence, everything in zip(
-                every[row], verdict.confidences, verdict.asks_everything, strict=True
-            )
+            replace(one, confidence=confidence, asks_everything=everything, is_named=named)
+            for one, confidence, everything, named in zip(every[row], *verdict, strict=True)
         ]
         told.sort(key=lambda one: -(one.confidence or 0.0))
         every[row] = tuple(told)

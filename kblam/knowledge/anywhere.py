@@ -32,19 +32,22 @@ class Anywhere:
         """
         if said and (name.isascii() or not _may_stand_anywhere(said)):
             return
-        known_by = max(said, key=len) if said else name.strip()[0]
+        known_by = max(said, key=len) if said else folded_text(name.strip())[0]
         self._names.setdefault(known_by, []).append((key, name))
         self._lengths[known_by[0]] = tuple({*self._lengths.get(known_by[0], ()), len(known_by)})
 
     def said_in(self, text: str) -> list[Said]:
         """Those that a text says, each as often as it does, in any order."""
-        found = dict.fromkeys(self._looked_up(folded_text(text))) if self._names else ()
+        found = self._looked_up(folded_text(text)) if self._names else ()
         return [(key, start, end) for key, name in found for start, end in spans_of(text, name)]
 
     def _looked_up(self, text: str) -> Iterator[tuple[str, str]]:
-        for at, character in enumerate(text):
-            for length in self._lengths.get(character, ()):
-                yield from self._names.get(text[at : at + length], ())
+        starts = (text[at : at + length] for at, one in enumerate(text) for length in self._lengths.get(one, ()))
+        for known_by in dict.fromkeys(starts):
+            for key, name in self._names.get(known_by, ()):
+                # Thousands may share their longest word; `spans_of` of each would take seconds.
+                if not known_by[0].isalnum() or all(word in text for word in key.split(" ")):
+                    yield key, name
 
 
 def _may_stand_anywhere(said: Sequence[str]) -> bool:

@@ -32,22 +32,33 @@ def words_at(text: str) -> list[tuple[str, int, int]]:
     return [(one[0], *places.of(*one.span())) for one in _word(folded).finditer(folded)]
 
 
-def place_of(said: list[str], wanted: list[str]) -> int | None:
-    """Where some words stand among others, in this order and together; None if nowhere."""
+def place_of(said: list[str], wanted: list[str], since: int = 0) -> int | None:
+    """Where some words stand among others, in this order and together, from a place on; None if nowhere."""
     if not wanted:
         return None
-    places = range(len(said) - len(wanted) + 1)
+    places = range(since, len(said) - len(wanted) + 1)
     return next((at for at in places if said[at : at + len(wanted)] == wanted), None)
 
 
+def apart_from(said: list[str], named: list[str], *, once: bool = False) -> list[str]:
+    """Words with an empty one in place of a name, wherever it stands among them, or where it does first."""
+    rest, reached = list[str](), 0
+    while not (once and reached) and (at := place_of(said, named, reached)) is not None:
+        rest += [*said[reached:at], ""]
+        reached = at + len(named)
+    return rest + said[reached:]
+
+
 def mentions(text: str, name: str, property: str) -> bool:
-    """Whether a text has both the name and the property, word for word, in any case."""
-    said = words(text)
+    """Whether a text has both the name and, beside it, the property, word for word, in any case."""
+    said, named = words(text), words(name)
     return all(
         any(
-            (place_of(said, words(one)) is not None and (is_by_words(text, one) or says(text, one)))
-            or (not words(one) and says(text, one))
+            (place_of(among, own) is not None and (is_by_words(text, one) or says(text, one)))
+            or (not own and says(text, one))
             for one in of_field
+            for own in [words(one)]
+            for among in [said if own == named else apart_from(said, named)]
         )
         for of_field in ((name,), forms(property))
     )
@@ -58,9 +69,17 @@ def is_by_words(text: str, name: str) -> bool:
     return "_" not in text and "_" not in name and not marked_parts(name)
 
 
-def says_property(text: str, property: str) -> bool:
-    """Whether a text says a property word for word, in any case, as it is written or in words."""
-    return any(says(text, one) for one in forms(property))
+def says_property(text: str, property: str, name: str = "") -> bool:
+    """Whether a text says a property word for word, in any case, as it is written or in words.
+
+    Args:
+        name: of which it may be no part: "Height Tower" says no height.
+    """
+    said = [place for one in forms(property) for place in spans_of(text, one)]
+    named = list(spans_of(text, name)) if said else []
+    return any(
+        not any(start <= at and stop <= end and (at, stop) != (start, end) for start, end in named) for at, stop in said
+    )
 
 
 def says(text: str, phrase: str) -> bool:
@@ -108,6 +127,7 @@ def _stands(text: str, name: str) -> bool:
 
 
 _GLUED = re.compile(r"\.[^\W_]|(?<=\d),\d|[#+]+(?![^\W_])")
+_NUMBER_GOES_ON = re.compile(r"\d[.,]\d")
 
 
 class _Phrase(NamedTuple):
@@ -155,7 +175,7 @@ def spans_of(text: str, phrase: str) -> Iterator[tuple[int, int]]:
             and not (known.runs_before and known.runs_after and cuts_syllable(folded, start, end))
             and (found[0].isascii() or _words_of(found[0]) == known.words)  # a mark between two belongs to the first
             and places.are_ends(start, end)  # a vowel of Hangul belongs to the syllable before it
-            and not _is_glued(text, known.marks, places.of(start, end)[1])
+            and not _is_glued(text, known.marks, *places.of(start, end))
             and (not known.parts or _has_parts(folded, start, end, known))
         )
         if is_whole:
@@ -177,13 +197,17 @@ def _has_parts(folded: str, start: int, end: int, known: _Phrase) -> bool:
     return not missing or not (has_run_of_marks(said) or any(part in known.marks for part in missing))
 
 
-def _is_glued(text: str, own: str, end: int) -> bool:
-    """Whether signs behind a phrase make it another one: "C" in "C#", "Lot 5" in "Lot 5.5", "Node" in "Node.js".
+def _is_glued(text: str, own: str, start: int, end: int) -> bool:
+    """Whether signs beside a phrase make it another one: "C" in "C#", "Lot 5" in "Lot 5.5", "Node" in "Node.js".
+
+    Before it only a number does, of which it has the last digits: "5 mm" in "2.5 mm", "500 kg" in "1,500 kg".
 
     Args:
         own: the marks at its end.
-        end: of its words in the text.
+        start, end: of its words in the text.
     """
+    if start >= 2 and _NUMBER_GOES_ON.match(text, start - 2) is not None:
+        return True
     found = _GLUED.match(text, end + len(own) * text.startswith(own, end))
     return found is not None and not found[0][-1].isupper()  # "in Acme.Who founded it?"
 

@@ -91,8 +91,9 @@ class Names:
         return {name for name, _, _ in self._said(text)}
 
     def meant_in(self, text: str) -> list[str]:
-        """The names that a text says, as they are written; none that is part of a longer one there."""
-        return [name for one in self.said_in(text) for name in self._known[one] if _is_said(text, name)]
+        """The names that a text says, as they are written, in the order of the text; none within a longer one there."""
+        said = dict.fromkeys(name for name, _, _ in self._said(text))
+        return [name for one in said for name in self._known[one] if _is_said(text, name)]
 
     def only_in_longer(self, text: str, name: str, is_asked: IsProperty) -> bool:
         """Whether a text says this name only with more behind it, as a longer name of its family (`LongerNames`).

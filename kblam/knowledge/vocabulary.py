@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from kblam.knowledge.identifiers import forms
-from kblam.knowledge.mention import place_of, words
+from kblam.knowledge.mention import apart_from, place_of, words
 
 
 class Vocabulary:
@@ -32,9 +32,9 @@ class Vocabulary:
 
     def said_in(self, text: str, name: str) -> Said:
         """The properties that a text says, a name aside."""
-        said, named = words(text), words(name)
-        if (at := place_of(said, named)) is not None:
-            said[at : at + len(named)] = [""]
+        named = words(name)
+        # Where a name is a property too, the further places may be that.
+        said = apart_from(words(text), named, once=tuple(named) in self._known)
         runs = (
             tuple(said[start : start + length])
             for start in range(len(said))

@@ -68,10 +68,12 @@ class Verdict(NamedTuple):
     Args:
         confidences: the probability that it is the one that answers; together at most 1.
         asks_everything: whether the question is about its entity as a whole.
+        named: whether the question says its name, and means it.
     """
 
     confidences: tuple[float, ...]
     asks_everything: tuple[bool, ...]
+    named: tuple[bool, ...]
 
 
 class _Keys(NamedTuple):
@@ -103,6 +105,7 @@ class Judge:
     ) -> None:
         self._of, self._encode, self._given = weakref.ref(adapter), encode, head
         self._kept: _Keys | None = None
+        self._following = threading.Lock()
         self._names = Names(names)
         self._compared = self._compare(properties)
 
@@ -128,6 +131,12 @@ class Judge:
 
     def follow(self, knowledge_base: KnowledgeBase) -> None:
         """Takes what has changed in its knowledge base since it was last asked."""
+        if self._compared.revision != knowledge_base.revision:
+            # One thread at a time: else one that was slow could put the names of before beside the newest revision.
+            with self._following:
+                self._follow(knowledge_base)
+
+    def _follow(self, knowledge_base: KnowledgeBase) -> None:
         known, now = self._compared, knowledge_base.revision
         if known.revision == now:
             return
@@ -182,10 +191,12 @@ class Judge:
         compared = self._compared
         return [
             Verdict(
-                tuple(weights.among(self._signs(compared, one, shares))),
+                tuple(weights.among(signs)),
                 tuple(share.everything >= _MAJORITY for share in shares),
+                tuple(bool(sign.name) for sign in signs),
             )
             for one, shares in self._with_shares(compared, judged)
+            for signs in [self._signs(compared, one, shares)]
         ]
 
     def _signs(self, compared: Compared, one: Judged, shares: Sequence[Share]) -> list[Signs]:
@@ -207,7 +218,7 @@ class Judge:
             Signs(
                 mass=mass,
                 name=float(name in meant),
-                property=float(any(says_property(question, one) for one in compared.called(prop))),
+                property=float(any(says_property(question, one, name) for one in compared.called(prop))),
                 other=float(said.get(name, of_others).is_other(*compared.called(prop))),
                 share=share.log,
                 best=float(share.is_best),

@@ -312,6 +312,29 @@ def test_the_entity_is_the_one_that_the_question_names() -> None:
     assert [fact.triple.name for fact in told.facts] == ["Nightjar"]
 
 
+def test_an_entity_whose_name_is_said_and_not_meant_is_not_told() -> None:
+    """ "Do you mind?" asks for nothing of "mind"; of names that are said the one that is meant is told."""
+    mind = Found(9, Triple("mind", "place", "the head"), 0.9, 0.01)
+    assert said(decide(rules(), "Do you mind?", [mind])) == "The place of mind is the head."
+    assert said(decide(rules(), "Do you mind?", [replace(mind, is_named=False)])) == REFUSAL
+    short, long = (
+        Found(at, Triple(name, "place", "Japan"), 0.9, 0.01) for at, name in enumerate(["東京", "東京タワー"])
+    )
+    found = [replace(short, is_named=False, asks_everything=True), replace(long, is_named=True, asks_everything=True)]
+    told = decide(rules(), "東京タワーについて教えて", found)
+    assert [fact.triple.name for fact in told.facts] == ["東京タワー"]
+
+
+def test_of_cuts_none_says_more_for_a_property_inside_a_name() -> None:
+    question = "Who is the founder of Height Tower and Bo Lane?"
+    founder = Found(0, Triple("Height Tower", "founder", "Ann"), 0.9, 0.9)
+    height = Found(1, Triple("Height Tower", "height", "30 m"), 0.9, 0.6)
+    other = Found(2, Triple("Bo Lane", "founder", "Bo"), 0.9, 0.9)
+    right, wrong = cut((founder,), (other,)), cut((height,), (other,))
+    for cuts in (right + wrong, wrong + right):
+        assert [one.triple.value for one in decide(rules(), question, [founder], cuts).facts] == ["Ann", "Bo"]
+
+
 def test_an_entity_that_is_named_is_known_by_the_weights() -> None:
     weights = Confidence(mass=1, name=2, property=1, other=-1, share=1, bias=-2)
     weighed = replace(rules(), config=replace(rules().config, confidence=weights))

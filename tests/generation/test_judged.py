@@ -24,7 +24,7 @@ class Preferring:
 
     def verdicts(self, judged: list[Judged]) -> list[Verdict]:
         odds = [[self.sure if c.name == self.name else (1 - self.sure) / 100 for c in one.candidates] for one in judged]
-        return [Verdict(tuple(each), (False,) * len(each)) for each in odds]
+        return [Verdict(tuple(each), (False,) * len(each), (True,) * len(each)) for each in odds]
 
     def as_meant(self, text: str, background: tuple[str, ...]) -> str:
         return text
@@ -147,3 +147,13 @@ def test_a_question_is_judged_as_it_is_meant_and_read_as_it_was_typed(
     monkeypatch.setattr(asked.attachment.adapter, "config", dataclasses.replace(config, confidence=None))
     session.ask(typed, max_new_tokens=3)
     assert encoded == [typed]
+
+
+@pytest.mark.parametrize("question", [5, None, " ", "\ud800"])
+def test_what_is_no_question_is_refused_wherever_one_is_taken(asked: Asked, question: Any) -> None:
+    session = asked.session()
+    for take in (session.question_vectors, session.decisions, session.prompt, session.ask_many):
+        with pytest.raises(GenerationError, match="question"):
+            take([CURRENCY, question])
+    with pytest.raises(GenerationError, match="question"), session.answering([question]):
+        pass

@@ -13,7 +13,7 @@ from kblam.knowledge import Triple
 from kblam.knowledge.mention import mentions, says, to_the_letter, without_name
 from kblam.knowledge.names import Names
 
-PICTURES = ["🍕", "👩", "👩‍🚀", "👍", "❤️", "🇫🇷", "🇷🇩", "°"]
+PICTURES = ["🍕", "👩", "👩‍🚀", "👍", "❤️", "🇫🇷", "🇷🇩", "°", "Ⓐ"]
 MARKS = ["???", "++", "->", "?", "&", "-", "..."]
 SPACELESS = ["กรุงเทพ", "กรุงเทพมหานคร", "กบี", "นคร", "สมชาย ใจดี", "東京", "東京都", "中", "서울", "វត្ត", "Tシャツ"]
 KANA = ["かな", "さくら"]
@@ -33,6 +33,7 @@ NAMES = Names([*PICTURES, *MARKS, *SPACELESS, *KANA, "Elm Hall"])
         ("What is the capital of 🇫🇷 and 🇬🇧🇷🇩?", ["🇫🇷", "🇷🇩"]),
         ("the flags 🇬🇫🇷🇩 of it", ["🇷🇩"]),
         ("How hot is 20°C, or 20° C?", []),
+        ("What is the size of Ⓐ?", ["Ⓐ"]),
     ],
 )
 def test_a_picture_is_said_where_it_is_whole(text: str, said: list[str]) -> None:
@@ -111,3 +112,11 @@ def test_a_long_text_takes_no_time(piece: str) -> None:
     began = time.process_time()
     many.meant_in(piece * 5000)
     assert time.process_time() - began < 10
+
+
+def test_thousands_of_names_that_share_their_longest_word_take_no_time() -> None:
+    many = Names(["서울특별시", *(f"서울특별시 {chr(0xAC00 + one)}구" for one in range(10_000))])
+    began = time.process_time()
+    assert many.meant_in("서울특별시의 인구는?") == ["서울특별시"]
+    assert many.meant_in("서울특별시 가구의 인구는?") == ["서울특별시 가구"]
+    assert time.process_time() - began < 0.5

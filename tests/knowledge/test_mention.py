@@ -13,6 +13,7 @@ from kblam.knowledge import mention
 from kblam.knowledge.mention import (
     mentions,
     says,
+    says_property,
     spans_of,
     to_the_letter,
     without_name,
@@ -153,6 +154,12 @@ def test_names_in_scripts_without_spaces() -> None:
         ("the price of Lot 5,5?", "Lot 5", False),
         ("the price of Lot 5.", "Lot 5", True),
         ("the price of Lot 5, 6 and 7", "Lot 5", True),
+        ("the price of the 2.5 mm screw", "5 mm screw", False),
+        ("the price of the 1,500 kg crane", "500 kg crane", False),
+        ("the price of the 5 mm screw", "5 mm screw", True),
+        ("the price of lots 3, 5 mm screws aside", "5 mm screws", True),
+        ("I paid No.5 mm screw", "5 mm screw", True),
+        ("of v2.5 mm", "mm", True),
         ("Who wrote Node.js?", "Node", False),
         ("Who wrote Node.js?", "Node.js", True),
         ("Who founded Acme.Thanks", "Acme", True),
@@ -257,3 +264,14 @@ def test_letters_that_have_no_other_case(text: str, name: str, said: str) -> Non
 
 def test_every_place_where_a_name_is_said() -> None:
     assert list(spans_of("Tin, tinfoil and TIN", "tin")) == [(0, 3), (17, 20)]
+
+
+def test_a_property_inside_the_name_is_not_said() -> None:
+    assert not says_property("Where is Height Tower?", "height", "Height Tower")
+    assert not says_property("Height Tower, the old height tower", "height", "Height Tower")
+    assert says_property("What is the height of Height Tower?", "height", "Height Tower")
+    assert says_property("Where is Height Tower?", "height")
+    assert says_property("What is Color?", "color", "Color"), "the name itself may be the property"
+    assert not mentions("Where is Height Tower?", "Height Tower", "height")
+    assert mentions("The height of Height Tower", "Height Tower", "height")
+    assert mentions("What is Color?", "Color", "color")

@@ -149,3 +149,9 @@ def test_a_part_of_an_identifier_is_no_name() -> None:
     assert names.meant_in("how many order_items are there?") == ["order items"]
     assert names.meant_in("what does __init__ do, and `get`?") in (["__init__", "get"], ["get", "__init__"])
     assert names.meant_in("what does init do?") == []
+
+
+def test_names_come_in_the_order_of_the_text() -> None:
+    """Not in that of a set, which is another one in each process: of too many triples the first names' are kept."""
+    names = [f"name{letter}" for letter in "qwertyuiop"]
+    assert Names(sorted(names)).meant_in("Of " + ", ".join([*names, names[0]])) == names

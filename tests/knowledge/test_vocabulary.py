@@ -118,3 +118,10 @@ def test_more_or_fewer_words_of_one_property() -> None:
     assert Vocabulary(["date_of_birth"]).covers("date of birth")
     vocabulary = Vocabulary(["phone number", "price"])
     assert [vocabulary.covers(one) for one in ("number", "list price", "age", "phone")] == [True, True, False, True]
+
+
+def test_what_a_name_has_in_it_is_no_other_property_wherever_it_is_said() -> None:
+    known = Vocabulary(["height", "founder", "color"])
+    assert not known.said_in("Height Tower, I mean Height Tower", "Height Tower").is_other("founder")
+    assert known.said_in("the height of Height Tower, I mean Height Tower", "Height Tower").is_other("founder")
+    assert known.said_in("the color of Color", "Color").is_other("founder"), "a name that is a property too"

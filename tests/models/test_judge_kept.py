@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from dataclasses import replace
 
@@ -139,3 +140,38 @@ def test_a_head_whose_weights_are_written_past_autograd_is_read_anew() -> None:
     assert one_share(judge) not in (before, changed)
     hook.remove()
     assert one_share(judge) == changed
+
+
+def test_a_thread_that_is_slow_forgets_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It read the names before the last change, and another thread read them after it."""
+    encoder, asking = HashingEncoder(16), adapter()
+    with base(encoder, "price", "weight") as kb:
+        assert judge_of(asking, kb) is not None
+        kb.remove("Anvil 1")
+        names, properties, has_read, may_go = kb.names, kb.properties, threading.Event(), threading.Event()
+
+        def read_names(*, since: int = 0) -> list[str]:
+            found = names(since=since)
+            if threading.current_thread() is slow:
+                has_read.set()
+                may_go.wait(1)
+            return found
+
+        def read_properties(**which: int) -> list[str]:
+            if threading.current_thread() is quick:
+                may_go.set()
+                slow.join(10)
+            return properties(**which)
+
+        monkeypatch.setattr(kb, "names", read_names)
+        monkeypatch.setattr(kb, "properties", read_properties)
+        slow, quick = (threading.Thread(target=judge_of, args=(asking, kb)) for _ in range(2))
+        slow.start()
+        has_read.wait(10)
+        kb.add(Triple("Anvil 7", "price", "y"))
+        quick.start()
+        quick.join()
+        slow.join()
+        judge = judge_of(asking, kb)
+        assert judge is not None
+        assert judge.names_meant("the price of Anvil 7") == ["Anvil 7"]

@@ -40,7 +40,7 @@ def test_the_signs_of_a_question() -> None:
     assert far == Signs(0.75, 0, 1, 0, 0, 0)
     (verdict,) = judge.verdicts([price])
     # Two batches of vectors differ in their last bits.
-    assert verdict == ((pytest.approx(WEIGHTS.of(named), abs=1e-6),), (bool(shares[0, 0].exp() >= 0.5),))
+    assert verdict == ((pytest.approx(WEIGHTS.of(named), abs=1e-6),), (bool(shares[0, 0].exp() >= 0.5),), (True,))
 
 
 def test_a_name_inside_a_longer_one_is_not_said() -> None:
@@ -397,3 +397,20 @@ def test_names_are_found_where_they_are_meant(text: str, said: list[tuple[int, i
     encoder, asking = HashingEncoder(16), adapter()
     names = ["Tin", "Old Tin", "Tin Mine", "Hauptstraße", "İstanbul"]
     assert Judge(asking, lambda texts: vectors(encoder, texts), ["price"], names).names_in(text) == said
+
+
+def test_a_name_that_has_a_property_in_it_says_none() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["height", "founder"], ["Height Tower"])
+    height = ("Height Tower", "height", 0.5)
+    asked = ["Where is Height Tower?", "Height Tower, where is Height Tower?", "What is the height of Height Tower?"]
+    assert [one.property for (one,) in judge.signs([judged(text, height) for text in asked])] == [0, 0, 1]
+
+
+def test_a_verdict_says_which_names_are_meant() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price"], ["mind", "東京", "東京タワー"])
+    found = [(name, "price", 0.5) for name in ("mind", "東京", "東京タワー")]
+    asked = ["Do you mind?", "Tell me about mind.", "東京タワーについて教えて"]
+    verdicts = judge.verdicts([judged(text, *found) for text in asked])
+    assert [one.named for one in verdicts] == [(False, False, False), (True, False, False), (False, False, True)]
