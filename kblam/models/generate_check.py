@@ -74,8 +74,8 @@ class CheckedGenerate:
     """`generate` of an attached model: with knowledge in force its options are checked first, and rows counted.
 
     Without knowledge it is transformers' own, whatever it is given. A class of this module, not a closure, so that a
-    model with it can be copied and pickled. What is attached is asked at each call: models that share a decoder have one
-    attachment, and each a `generate` of its own.
+    model with it can be copied and pickled. What is attached is asked at each call: models that share a decoder have
+    one attachment, and each a `generate` of its own.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
