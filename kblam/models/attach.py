@@ -39,8 +39,8 @@ from kblam.models.copies import copy_of, reading
 from kblam.models.devices import device_of, input_device
 from kblam.models.families import attention_modules, family_of
 from kblam.models.formats import check_storage
-from kblam.models.generate_check import CHECKED
-from kblam.models.hooks import DecoderHook, LayerHook, hooks_of, remove_hooks
+from kblam.models.generate_check import put_checks, take_checks
+from kblam.models.hooks import DecoderHook, LayerHook, attachment_on, hooks_of, remove_hooks
 from kblam.models.proof import prove
 from kblam.models.query_heads import INT8, QueryHeads, check_query_storage
 from kblam.models.question import Question, vectors_of
@@ -293,8 +293,6 @@ class Attachment:
         self._decoder.register_forward_pre_hook(DecoderHook(self), with_kwargs=True)
         for layer, module in enumerate(attention_modules(self.model)):
             module.register_forward_pre_hook(LayerHook(self, layer), with_kwargs=True)
-        for name, checked in CHECKED.items():
-            vars(self.model)[name] = checked(self)
 
     def _put_back(self, default: KnowledgeCall | None) -> None:
         """As it was before `_remove`, which returned the default."""
@@ -309,10 +307,6 @@ class Attachment:
         self.set_knowledge(None)
         for module in (self._decoder, *attention_modules(self.model)):
             remove_hooks(module, self)
-        for name, checked in CHECKED.items():
-            own = vars(self.model).get(name)
-            if isinstance(own, checked) and own.attachment is self:
-                del vars(self.model)[name]
         return default
 
 
@@ -321,10 +315,7 @@ def attachment_of(model: PreTrainedModel) -> Attachment | None:
 
     The hook on its decoder is the only record, so that copies, wrappers and models that share a decoder agree.
     """
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    if not isinstance(decoder, nn.Module):
-        return None
-    return next((hook.attachment for hook in hooks_of(decoder) if isinstance(hook, DecoderHook)), None)
+    return attachment_on(model)
 
 
 def attach(
@@ -340,9 +331,9 @@ def attach(
 ) -> Attachment:
     """Attaches an adapter to a causal language model.
 
-    Idempotent: the same adapter again returns the same attachment; another one replaces it. Threads that attach or
-    detach take turns. The adapter moves to the model's device, its query heads to the model's dtype (the projections
-    keep theirs).
+    Idempotent: the same adapter again returns the same attachment; another one replaces it. Models that share a decoder
+    have one attachment; attach to each whose `generate` is called. Threads that attach or detach take turns. The
+    adapter moves to the model's device, its query heads to the model's dtype (the projections keep theirs).
 
     Args:
         model: any causal LM whose attention goes through the transformers attention registry.
@@ -381,6 +372,8 @@ def attach(
 def _attached(model: PreTrainedModel, adapter: KnowledgeAdapter, options: Options) -> Attachment:
     current = attachment_of(model)
     if current is not None and (current.adapter, current.options) == (adapter, options):
+        if model is not current.model:  # it shares the decoder, and has a `generate` of its own
+            put_checks(model)
         return current
     check_switches(int8_products=options.int8_products, trainable=options.trainable)
     check_storage(options.storage)
@@ -405,6 +398,7 @@ def _attached(model: PreTrainedModel, adapter: KnowledgeAdapter, options: Option
         if current is not None:
             current._put_back(default)
         raise
+    put_checks(model)
     return fresh
 
 
@@ -414,6 +408,10 @@ def detach(model: PreTrainedModel) -> PreTrainedModel:
         current = attachment_of(model)
         if current is not None:
             current._remove()
+            for one in (a_model(model), current.model):  # which may share their decoder
+                take_checks(one)
+        elif isinstance(model, nn.Module):  # another that shared it was detached before
+            take_checks(model)
     return model
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
@@ -12,9 +12,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from kblam.errors import GenerationError
 from kblam.models import cache_name, calls
 from kblam.models.generate_kinds import ARGUMENTS, OPTIONS, Call, Kind
-
-if TYPE_CHECKING:
-    from kblam.models.attach import Attachment
+from kblam.models.hooks import attachment_on
 
 # transformers runs them with code from its hub alone.
 _ON_THE_HUB = {
@@ -76,11 +74,12 @@ class CheckedGenerate:
     """`generate` of an attached model: with knowledge in force its options are checked first, and rows counted.
 
     Without knowledge it is transformers' own, whatever it is given. A class of this module, not a closure, so that a
-    model with it can be copied and pickled.
+    model with it can be copied and pickled. What is attached is asked at each call: models that share a decoder have
+    one attachment, and each a `generate` of its own.
     """
 
-    def __init__(self, attachment: Attachment) -> None:
-        self.attachment = attachment
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -89,13 +88,13 @@ class CheckedGenerate:
     @property
     def _own(self) -> Callable[..., Any]:
         """The model's, bound to it: found at each call, since a copy of the model has a copy of this."""
-        model: Any = self.attachment.model
+        model: Any = self.model
         own: Callable[..., Any] = type(model).generate.__get__(model)
         return own
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        model, own = self.attachment.model, self._own
-        if self.attachment.call is not None:
+        model, own, attachment = self.model, self._own, attachment_on(self.model)
+        if attachment is not None and attachment.call is not None:
             bound = inspect.signature(own).bind_partial(*args, **kwargs).arguments
             given = {**{name: value for name, value in bound.items() if name != "kwargs"}, **bound.get("kwargs", {})}
             # What drafts for another call is part of that. A function of the caller's has options of its own.
@@ -104,7 +103,7 @@ class CheckedGenerate:
                 if given.get("custom_generate") is None:
                     check_mode(model, config := merged(model, given), given)
                     each = _each_of(config, given)
-                with calls.generating(self.attachment, each):
+                with calls.generating(attachment, each):
                     return own(*args, **kwargs)
         return own(*args, **kwargs)
 
@@ -116,12 +115,13 @@ class CheckedBatching:
     transformers' own.
     """
 
-    def __init__(self, attachment: Attachment) -> None:
-        self.attachment = attachment
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        model: Any = self.attachment.model
-        if self.attachment.call is not None:
+        model: Any = self.model
+        attachment = attachment_on(model)
+        if attachment is not None and attachment.call is not None:
             raise GenerationError(
                 "continuous batching (generate_batch) reads a paged cache, which knowledge layers cannot; use generate "
                 "with a padded batch, or kblam serve on vLLM"
@@ -134,6 +134,19 @@ CHECKED: dict[str, type[CheckedGenerate | CheckedBatching]] = {
     "generate": CheckedGenerate,
     "init_continuous_batching": CheckedBatching,
 }
+
+
+def put_checks(model: PreTrainedModel) -> None:
+    """Has calls of a model's `generate` and `generate_batch` checked."""
+    for name, checked in CHECKED.items():
+        vars(model)[name] = checked(model)
+
+
+def take_checks(model: PreTrainedModel) -> None:
+    """Undoes `put_checks`; what others have put there stays."""
+    for name, checked in CHECKED.items():
+        if isinstance(vars(model).get(name), checked):
+            del vars(model)[name]
 
 
 def _each_of(config: GenerationConfig, arguments: Mapping[str, Any]) -> int | None:

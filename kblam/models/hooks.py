@@ -143,6 +143,14 @@ def hooks_of(module: nn.Module) -> list[DecoderHook | LayerHook]:
     return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, (DecoderHook, LayerHook))]
 
 
+def attachment_on(model: Any) -> Attachment | None:
+    """The attachment of a model: the hook on its decoder is the only record."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    if not isinstance(decoder, nn.Module):
+        return None
+    return next((hook.attachment for hook in hooks_of(decoder) if isinstance(hook, DecoderHook)), None)
+
+
 def remove_hooks(module: nn.Module, attachment: Attachment) -> None:
     """Removes an attachment's hooks. By what they are, not by a handle: a copy of a model has copies of its hooks."""
     for name, hook in list(module._forward_pre_hooks.items()):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from kblam.adapter import AdapterConfig
-from kblam.errors import EngineError, EngineRequestError, GenerationError
+from kblam.errors import EngineError, EngineRequestError, GenerationError, KblamError, StoreReplacedError
 from kblam.generation.decision import Rules
 from kblam.generation.parts import as_meant
 from kblam.generation.prompt import check_question
@@ -27,6 +27,7 @@ from kblam.knowledge.encoders.checked import encoded
 from kblam.vllm.deciding import foreseen
 from kblam.vllm.files import AllNames, BaseNames, opened
 from kblam.vllm.registry import Loaded, Registry
+from kblam.vllm.response import said_of
 from kblam.vllm.settings import UNKNOWN as CHOICES
 from kblam.vllm.settings import Settings
 
@@ -41,7 +42,9 @@ VECTORS = "kblam_vectors"
 SAMPLES = "kblam_samples"
 # By which encoder, and which of its layers, these vectors were made.
 ENCODER = "kblam_encoder"
-ADDED = (VECTOR, VECTORS, SAMPLES, ENCODER)
+# Why the front end could not read what these are made of: the scheduler tells it as it tells its own failures.
+FAILED = "kblam_failed"
+ADDED = (VECTOR, VECTORS, SAMPLES, ENCODER, FAILED)
 _KEPT = 4096
 # Characters that a token of a prompt has at most, by a wide margin.
 _LONGEST_TOKEN = 16
@@ -63,6 +66,7 @@ class Asked:
         base_prompt: token ids that the base model is asked with, where it answers; None makes them from the question.
         vectors: what the judge reads of each text that its decision needs: (L + 1) P numbers.
         encoder: by which the vectors were made, as `FrontEnd` says it.
+        failed: why they were not made, as `said_of` says it; None where nothing failed.
     """
 
     base: str | None
@@ -74,6 +78,7 @@ class Asked:
     base_prompt: tuple[int, ...] | None = None
     vectors: Mapping[str, Sequence[float]] = field(default_factory=dict)
     encoder: str | None = None
+    failed: Mapping[str, Any] | None = None
 
 
 def asked_of(sampling_params: Any) -> Asked:
@@ -109,6 +114,9 @@ def asked_of(sampling_params: Any) -> Asked:
         isinstance(prompt, list | tuple) and prompt and all(type(one) is int for one in prompt)
     ):
         raise EngineRequestError(f"{BASE_PROMPT} must be a list of token ids; got {prompt!r:.80}")
+    failed = extra.get(FAILED)
+    if failed is not None and not (isinstance(failed, dict) and isinstance(failed.get("error"), str)):
+        raise EngineRequestError(f"{FAILED} is the front end's own; leave it out")
     return Asked(
         base,
         question,
@@ -119,6 +127,7 @@ def asked_of(sampling_params: Any) -> Asked:
         None if prompt is None else tuple(prompt),
         vectors,
         extra.get(ENCODER),
+        failed,
     )
 
 
@@ -259,8 +268,11 @@ class FrontEnd:
 
         Raises:
             EngineRequestError: it cannot be answered.
+            StoreReplacedError, EngineError: the front end could not read what it needed for that.
         """
         loaded = self.check(asked, params)
+        if loaded is not None and asked.failed is not None:
+            raise _as_it_was(asked.failed)
         width = self.adapter.embedding_dim
         wide = width * (len(self.adapter.property_layers) + 1)
         is_encoded = self.adapter.question_head is None or asked.question is None or len(asked.vector or ()) == width
@@ -278,26 +290,39 @@ class FrontEnd:
     def admit(self, params: Any) -> None:
         """Checks a request and encodes its question; `params.extra_args` may become another dict.
 
+        What is no fault of the request's (a file that was replaced, an encoder that fails) is told in its answer, as
+        the scheduler's failures are: raised here, it would end a whole `LLM.generate`.
+
         Raises:
             EngineRequestError: it cannot be answered.
         """
         asked = asked_of(params)
-        loaded = self.check(asked, params)
-        if loaded is None:
+        if asked.base is None:
             return
         extra = {key: value for key, value in params.extra_args.items() if key not in ADDED}
         if params.n > 1:
             extra[SAMPLES] = params.n
         params.extra_args = extra
-        if asked.question is None:
-            return
+        try:
+            extra |= self._read_for(asked, params)
+        except EngineRequestError:
+            raise
+        except KblamError as error:
+            extra[FAILED] = said_of(error)
+
+    def _read_for(self, asked: Asked, params: Any) -> dict[str, Any]:
+        """What a request brings to the scheduler beside what it says itself."""
+        loaded = self.check(asked, params)
+        if loaded is None or asked.question is None:
+            return {}
         rules = self.rules(asked)
         question, vectors = self._read(asked.question, loaded, rules)
-        extra[ENCODER] = self._encoded_by(loaded)
+        found: dict[str, Any] = {ENCODER: self._encoded_by(loaded)}
         if self.adapter.question_head is not None:
-            extra[VECTOR] = vectors[question][-self.adapter.embedding_dim :].tolist()
+            found[VECTOR] = vectors[question][-self.adapter.embedding_dim :].tolist()
         if rules is not None:
-            extra[VECTORS] = {text: vector.tolist() for text, vector in vectors.items()}
+            found[VECTORS] = {text: vector.tolist() for text, vector in vectors.items()}
+        return found
 
     def encode_ahead(self, asked: Asked) -> None:
         """Keeps what `admit` will need of a question, from any thread. What cannot be answered is `admit`'s to refuse.
@@ -368,6 +393,13 @@ class FrontEnd:
             return {text: self._kept[key] for text in texts if (key := (encoder.fingerprint, text)) in self._kept}
 
 
+def _as_it_was(failed: Mapping[str, Any]) -> KblamError:
+    """An error of which `said_of` says the same."""
+    if failed.get("of_request"):
+        return EngineRequestError(failed["error"])
+    return (StoreReplacedError if failed.get("replaced") else EngineError)(failed["error"])
+
+
 # The engines that were started in this process, the newest last.
 _OPEN: list[tuple[weakref.ref[Any], FrontEnd]] = []
 
@@ -413,4 +445,6 @@ def _front_of(asked: Asked) -> FrontEnd | None:
     fronts = [front for config, front in reversed(_OPEN) if config() is not None]
     if asked.base is None or not fronts:
         return None
+    if len(fronts) == 1:  # nothing is read to choose it
+        return fronts[0]
     return next((front for front in fronts if front.version_of(asked.base) is not None), fronts[0])

@@ -18,8 +18,8 @@ def quantise(latents: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     Each row is quantised on its own: a changed row alone gives the same result as in the whole list.
 
     Args:
-        latents: (M, P), P at least 1, floating point and finite; a row that holds inf or NaN gets inf or NaN as its
-            scale, so that it shows.
+        latents: (M, P), P at least 1, floating point and finite; a row that holds inf or NaN, or numbers for which no
+            float32 is a scale, gets inf or NaN as its scale, so that it shows.
         dtype: torch.int8 or torch.float8_e4m3fn.
 
     Returns:
@@ -34,9 +34,9 @@ def quantise(latents: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     if latents.dim() != 2 or latents.shape[1] == 0 or not latents.dtype.is_floating_point:
         got = f"{latents.dtype} of shape {tuple(latents.shape)}"
         refuse(f"latents must be floating point (M, P); got {got}, and P is at least 1")
-    rows = latents.float()
+    rows = latents if latents.dtype == torch.float64 else latents.float()  # which may hold what float32 does not
     top, largest = torch.linalg.vector_norm(rows, torch.inf, dim=1), LARGEST[dtype]
-    scale = top / largest
+    scale = (top / largest).float()
     # Scales that float32 holds in few bits are rounded up, or the row's largest number would be none of the dtype.
     is_short = (scale < torch.finfo(torch.float32).tiny) & (scale * largest < top)
     scale = torch.where(is_short, torch.nextafter(scale, torch.full_like(scale, torch.inf)), scale)

@@ -16,6 +16,7 @@ from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.models import attach, attachment_of, detach
 from kblam.models.copies import resident_for
+from kblam.models.generate_check import CHECKED
 from kblam.models.weights import state_of
 from tests.fakes import HashingEncoder
 from tests.models.conftest import Tied, tie
@@ -93,6 +94,33 @@ def test_models_that_share_a_decoder_share_the_attachment(tied: Tied) -> None:
         pass
     detach(tied.model)
     assert attachment_of(shallow) is None
+
+
+def test_each_model_that_shares_a_decoder_checks_its_own_generate() -> None:
+    """Else a bias for each row of the prompt is one for each beam there: refused, or taken for another row's."""
+    tied = tie()
+    other = type(tied.model)(tied.model.config)
+    other.model, other.lm_head = tied.model.model, tied.model.lm_head
+    biases = torch.zeros(2, 9)
+    biases[0, :5] = biases[1, 5:] = -torch.inf
+    given: dict[str, Any] = {"attention_mask": MASK[:2], "max_new_tokens": 4, "num_beams": 2, "do_sample": False}
+
+    def generated(attachment: Any, model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        with attachment.using(triples(tied.adapter, 9), bias=biases):
+            found: torch.Tensor = model.generate(ids, **{**given, "attention_mask": mask})
+        return found
+
+    assert attach(other, tied.adapter) is tied.attachment
+    expected = generated(tied.attachment, tied.model, IDS[:2], MASK[:2])
+    assert torch.equal(generated(tied.attachment, other, IDS[:2], MASK[:2]), expected)
+    with pytest.raises(KnowledgeError, match="bias has 2 rows and the batch 2, 2 for each row of generate's prompt"):
+        generated(tied.attachment, other, IDS[:1], MASK[:1])
+    replaced = attach(other, tiny_adapter(tied.model, seed=5))
+    expected = generated(replaced, other, IDS[:2], MASK[:2])
+    assert torch.equal(generated(replaced, tied.model, IDS[:2], MASK[:2]), expected)
+    detach(other)
+    detach(tied.model)
+    assert not CHECKED.keys() & {*vars(other), *vars(tied.model)}
 
 
 def test_a_dynamically_quantised_model_keeps_the_knowledge(tied: Tied) -> None:

@@ -207,7 +207,7 @@ def test_a_draft_model_may_be_wrapped(tied: Tied, wrap: Callable[[Any], Any]) ->
 def test_the_check_goes_with_the_attachment_and_its_copies() -> None:
     tied = tie()
     for copied in (copy.deepcopy(tied.model), pickle.loads(pickle.dumps(tied.model))):
-        assert all(vars(copied)[name].attachment.model is copied for name in CHECKED)
+        assert all(vars(copied)[name].model is copied for name in CHECKED)
         detach(copied)
         assert not CHECKED.keys() & vars(copied).keys()
     assert vars(tied.model).keys() >= CHECKED.keys()

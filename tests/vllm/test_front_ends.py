@@ -15,12 +15,13 @@ import pytest
 
 from kblam import KnowledgeBase, Triple
 from kblam.adapter import AdapterConfig
-from kblam.errors import EngineRequestError, StoreReplacedError
+from kblam.errors import EncoderError, EngineError, EngineRequestError, StoreReplacedError
 from kblam.knowledge.encoders import Progress
 from kblam.vllm import admission
-from kblam.vllm.admission import ENCODER, VECTOR, FrontEnd, admit, asked_of, encode_ahead
+from kblam.vllm.admission import ENCODER, FAILED, SAMPLES, VECTOR, FrontEnd, admit, asked_of, encode_ahead
 from kblam.vllm.files import BaseNames
 from kblam.vllm.registry import Loaded, Registry, file_at, open_folder
+from kblam.vllm.response import said_of
 from tests.fakes import HashingEncoder
 
 WIDTH, QUESTION = 16, "What is the color of the falcon?"
@@ -197,11 +198,40 @@ def test_a_base_of_another_encoder_in_the_place_of_one_has_its_own_vectors(
 def test_the_encoder_is_not_taken_from_a_file_that_was_put_in_a_base_s_place(
     start: Callable[..., Any], tmp_path: Path
 ) -> None:
-    start(0, "facts", "others")
+    engine = start(0, "facts", "others")
     loaded(tmp_path / "new.kb", 1)
     (tmp_path / "new.kb").replace(tmp_path / "facts 1.kb")
+    params = asking("facts")
+    admit(params)  # raised here, the error would end all requests of a call of `LLM.generate`
+    assert not {VECTOR, ENCODER} & params.extra_args.keys()
     with pytest.raises(StoreReplacedError, match=r"facts 1\.kb was removed, or replaced by another file"):
-        admit(asking("facts"))
+        FrontEnd(engine, CONFIG).check_encoded(asked_of(params), params)
     params = asking("others")
     admit(params)
     assert params.extra_args[VECTOR] == vector(0)
+
+
+def test_what_fails_before_the_scheduler_is_told_by_it_as_its_own_failures_are(
+    start: Callable[..., Any],
+) -> None:
+    engine, params = start(0, "facts"), asking("facts")
+    params.n = 2
+
+    def fails(_: object, texts: Sequence[str], **__: object) -> None:
+        raise EncoderError("the address says 502")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Slow, "encode", fails)
+        admit(params)
+    assert params.extra_args[SAMPLES] == 2
+    with pytest.raises(EngineError, match="the address says 502") as told:
+        FrontEnd(engine, CONFIG).check_encoded(asked_of(params), params)
+    assert said_of(told.value) == {"error": "the address says 502", "of_request": False}
+    admit(params)  # a caller may ask with the same parameters again
+    assert FAILED not in params.extra_args
+
+
+@pytest.mark.parametrize("failed", ["x", {}, {"error": 5}])
+def test_nobody_else_says_that_a_front_end_failed(failed: object) -> None:
+    with pytest.raises(EngineRequestError, match="kblam_failed is the front end's own"):
+        asked_of(SimpleNamespace(extra_args={"kblam_kb": "facts", "kblam_failed": failed}))

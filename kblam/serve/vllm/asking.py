@@ -124,6 +124,14 @@ class Asking:
             ApiError: it cannot be asked.
         """
         asked, extra = self._begun(body, find)
+        # As at OpenAI this path has one name for the limit; another one vLLM would ignore, and take its default of 16.
+        if body.get("max_tokens") is None and body.get("max_completion_tokens") is not None:
+            raise ApiError(
+                400,
+                "max_completion_tokens: /v1/completions calls this limit max_tokens; write that",
+                "unsupported_parameter",
+                param="max_completion_tokens",
+            )
         if asked.base is None:
             return asked
         prompt = body.get("prompt")

@@ -59,6 +59,17 @@ def test_rows_of_zeros_and_of_what_is_not_finite(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", SCALED_DTYPES)
+def test_what_float64_alone_holds_is_quantised_where_float32_holds_its_scale(dtype: torch.dtype) -> None:
+    latents = torch.tensor([[1e39, -5e38, 3e37, 0.0], [2.0, 1.0, -1.0, 0.5]], dtype=torch.float64)
+    quantised, scale = quantise(latents, dtype)
+    assert scale.dtype == torch.float32
+    error = (dequantise(quantised, scale, torch.float64) - latents).abs()
+    assert (error <= latents.abs().amax(1, keepdim=True) * ROUNDING[dtype] * 1.0001).all()
+    _, scale = quantise(latents * 1e4, dtype)
+    assert scale.isfinite().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("dtype", SCALED_DTYPES)
 def test_the_smallest_numbers_are_rounded_and_never_overflow(dtype: torch.dtype) -> None:
     """Of a scale that float32 holds in few bits, or in none, the row's largest number may lie far above `LARGEST`."""
     least = 2.0**-149

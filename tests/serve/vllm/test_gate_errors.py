@@ -217,3 +217,17 @@ def test_two_limits_that_differ_are_refused_and_both_named(path: str, base: str 
     assert (response.status_code, error["param"], error["code"]) == (400, "max_tokens", "bad_parameter")
     assert "max_tokens is 3 and max_completion_tokens 40" in error["message"]
     assert served.send(path, {**asked, "max_tokens": 3, "max_completion_tokens": 3}).status_code == 200
+
+
+@pytest.mark.parametrize("base", ["facts", None])
+def test_completions_have_one_name_for_the_limit_of_an_answer(base: str | None) -> None:
+    """vLLM would ignore the name that chats have, and take its default of 16 tokens."""
+    served = Served()
+    asked = {"model": "tiny" if base is None else f"tiny@{base}", "prompt": "Who?"}
+    response = served.send("/v1/completions", {**asked, "max_completion_tokens": 40})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, "max_completion_tokens")
+    assert error["code"] == "unsupported_parameter"
+    assert "max_tokens; write that" in error["message"]
+    served.send("/v1/completions", {**asked, "max_tokens": 40, "max_completion_tokens": None})
+    assert served.behind.got[1]["max_tokens"] == 40

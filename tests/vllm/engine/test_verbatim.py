@@ -250,3 +250,19 @@ def test_a_file_that_was_replaced_is_said_to_be_so_where_its_words_were_not_read
     assert f"{live} was removed, or replaced by another file" in said["error"]
     (output,) = ask(engine, [("facts", one_fact())])
     assert knowledge_of(output)["known"] is True
+
+
+def test_of_a_file_that_was_replaced_before_its_names_were_read_the_answer_says_so(
+    engine: Any, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """And the other requests of the call are answered."""
+    unread = Path(shutil.copy(bases["facts"], tmp_path / "unread.kb"))
+    engine.collective_rpc("kblam_load", args=("unread", str(unread)))
+    Path(shutil.copy(bases["hr"], tmp_path / "new.kb")).replace(unread)
+    failed, answered = ask(engine, [("unread", one_fact()), ("facts", one_fact())])
+    assert failed.outputs[0].finish_reason == "error"
+    said = knowledge_of(failed)
+    assert said == {"error": said["error"], "of_request": False, "replaced": True}
+    assert f"{unread} was removed, or replaced by another file" in said["error"]
+    assert knowledge_of(answered)["known"] is True
+    engine.collective_rpc("kblam_unload", args=("unread",))
