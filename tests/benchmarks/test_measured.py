@@ -122,18 +122,18 @@ def test_a_call_that_takes_seconds_is_timed_once(monkeypatch: pytest.MonkeyPatch
 
         def slow() -> torch.Tensor:
             calls.append(None)
-            time.sleep(0.05)
+            time.sleep(0.5)  # a quick call beside other work may take a tenth of that
             return call()
 
         return slow
 
     monkeypatch.setitem(peers.PEERS, "eager concat", eager)
-    monkeypatch.setattr(timing, "ONCE_SECONDS", 0.045)
+    monkeypatch.setattr(timing, "ONCE_SECONDS", 0.45)
     run = dataclasses.replace(RUN, chosen=("kblam latent", "eager concat"), turns=3)
     found = by_name(list(measured.rows(shape_of(), run)))
     assert len(calls) == 1
     slow, fast = found["eager concat"], found["kblam latent"]
-    assert slow.seconds == slow.p90 >= 0.05
+    assert slow.seconds == slow.p90 >= 0.5
     assert slow.peak_bytes > 0 < slow.share_of_ceiling < 0.1
     assert slow.note == "timed once"
     assert fast.note == ""
