@@ -60,6 +60,8 @@ class LongerNames:
             way = _way(behind)
             if way == "" or (way != "link" and behind[0].lower() in FILLER):
                 return False
+            if way == "capital" and text.isupper():  # where every letter is one, they tell nothing
+                return False
             if name not in families:
                 key = " ".join(words(name))
                 families[name] = set(self._ways(key)) if name in self._known.get(key, ()) else set()

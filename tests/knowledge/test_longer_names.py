@@ -78,6 +78,20 @@ def test_a_name_with_something_else_behind_it_is_said(text: str) -> None:
     assert only_in_longer(text) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("WHERE IS IBM LOCATED?", []),
+        ("Where is IBM Located?", ["IBM"]),
+        ("WHERE IS IBM 360 LOCATED?", []),  # no family of numbers
+        ("WHERE IS RT 9 MADE?", []),
+        ("WHERE IS RT 10 MADE?", ["RT"]),  # a digit tells all the same
+    ],
+)
+def test_where_every_letter_is_a_capital_they_tell_nothing(text: str, found: list[str]) -> None:
+    assert only_in_longer(text, ["IBM", "IBM Watson", "RT", "RT 9"]) == found
+
+
 def test_a_family_grows() -> None:
     names, text = Names(["Acme"]), "Who founded Acme Foods?"
     assert not names.only_in_longer(text, "Acme", ASKED.__contains__)
