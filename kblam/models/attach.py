@@ -40,7 +40,7 @@ from kblam.models.devices import device_of, input_device
 from kblam.models.families import attention_modules, family_of
 from kblam.models.formats import check_storage
 from kblam.models.generate_check import put_checks, take_checks
-from kblam.models.hooks import DecoderHook, LayerHook, attachment_on, hooks_of, remove_hooks
+from kblam.models.hooks import DecoderHook, LayerHook, attachment_of, hooks_of, remove_hooks
 from kblam.models.proof import prove
 from kblam.models.query_heads import INT8, QueryHeads, check_query_storage
 from kblam.models.question import Question, vectors_of
@@ -308,14 +308,6 @@ class Attachment:
         for module in (self._decoder, *attention_modules(self.model)):
             remove_hooks(module, self)
         return default
-
-
-def attachment_of(model: PreTrainedModel) -> Attachment | None:
-    """The attachment of a model, or None.
-
-    The hook on its decoder is the only record, so that copies, wrappers and models that share a decoder agree.
-    """
-    return attachment_on(model)
 
 
 def attach(

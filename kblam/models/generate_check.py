@@ -12,7 +12,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from kblam.errors import GenerationError
 from kblam.models import cache_name, calls
 from kblam.models.generate_kinds import ARGUMENTS, OPTIONS, Call, Kind
-from kblam.models.hooks import attachment_on
+from kblam.models.hooks import attachment_of
 
 # transformers runs them with code from its hub alone.
 _ON_THE_HUB = {
@@ -93,7 +93,7 @@ class CheckedGenerate:
         return own
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        model, own, attachment = self.model, self._own, attachment_on(self.model)
+        model, own, attachment = self.model, self._own, attachment_of(self.model)
         if attachment is not None and attachment.call is not None:
             bound = inspect.signature(own).bind_partial(*args, **kwargs).arguments
             given = {**{name: value for name, value in bound.items() if name != "kwargs"}, **bound.get("kwargs", {})}
@@ -120,7 +120,7 @@ class CheckedBatching:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         model: Any = self.model
-        attachment = attachment_on(model)
+        attachment = attachment_of(model)
         if attachment is not None and attachment.call is not None:
             raise GenerationError(
                 "continuous batching (generate_batch) reads a paged cache, which knowledge layers cannot; use generate "

@@ -143,8 +143,11 @@ def hooks_of(module: nn.Module) -> list[DecoderHook | LayerHook]:
     return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, (DecoderHook, LayerHook))]
 
 
-def attachment_on(model: Any) -> Attachment | None:
-    """The attachment of a model: the hook on its decoder is the only record."""
+def attachment_of(model: Any) -> Attachment | None:
+    """The attachment of a model, or None.
+
+    The hook on its decoder is the only record, so that copies, wrappers and models that share a decoder agree.
+    """
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     if not isinstance(decoder, nn.Module):
         return None
