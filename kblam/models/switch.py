@@ -55,16 +55,27 @@ def switch_of(config: Any) -> Switch:
         return _SWITCHES[id(config)]
 
 
+def _found(key: int) -> Switch | None:
+    """The switch of the config that has this id, where one was made."""
+    return _SWITCHES.get(key)
+
+
+# What `torch.compiler.assume_constant_result` sets; to decorate with it would import Dynamo. A trace that read the dict
+# itself would go through all of its entries, and fail where one comes or goes meanwhile: another thread attaches a
+# model, or the collector takes one. A config that reaches "kblam" has its switch, for as long as it lives.
+_found._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def has_knowledge(config: Any) -> bool:
     """Whether a call of this thread or task to the model that a config belongs to has knowledge."""
-    switch = _SWITCHES.get(id(config))
+    switch = _found(id(config))
     attachment = None if switch is None or switch.attachment is None else switch.attachment()
     return attachment is not None and attachment.call is not None
 
 
 def base_of(config: Any) -> str:
     """The name of the model's own attention implementation."""
-    switch = _SWITCHES.get(id(config))
+    switch = _found(id(config))
     return "sdpa" if switch is None else switch.base
 
 

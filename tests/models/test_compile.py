@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
 import torch
-from transformers import CompileConfig, StaticCache
+from transformers import CompileConfig, PreTrainedConfig, StaticCache
 
+from kblam.models.switch import switch_of
 from tests.models.conftest import tie
 from tests.models.tiny import close, logits, prompts, triples
+
+IDS, _ = prompts()
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +59,35 @@ def test_other_knowledge_of_one_shape_keeps_the_graph() -> None:
         ):
             out = compiled(ids, attention_mask=mask, use_cache=False).logits * mask[..., None]
             close(out, logits(tied.model, ids, mask))
+
+
+@torch.no_grad()
+def test_models_may_come_and_go_while_one_is_compiled() -> None:
+    tied = tie(layers=2)
+    others, is_done = deque([PreTrainedConfig() for _ in range(400)]), threading.Event()
+    for config in others:
+        switch_of(config)
+
+    def come_and_go() -> None:
+        while not is_done.is_set():
+            for _ in range(100):
+                others.append(PreTrainedConfig())
+                switch_of(others[-1])
+            for _ in range(100):
+                others.popleft()
+
+    meanwhile, interval = threading.Thread(target=come_and_go), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    meanwhile.start()
+    try:
+        with tied.attachment.using(triples(tied.adapter, 9)):
+            compiled = torch.compile(tied.model, fullgraph=True, backend="aot_eager")
+            found = compiled(IDS, use_cache=False).logits
+            close(found, logits(tied.model, IDS))
+    finally:
+        is_done.set()
+        meanwhile.join()
+        sys.setswitchinterval(interval)
 
 
 def test_gradients_through_one_graph() -> None:
