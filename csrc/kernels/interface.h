@@ -75,8 +75,11 @@ using AbsorbLatents = void (*)(const Latents& latents, const LatentQueries& quer
 struct MassRow {
   const void* query;  // contiguous elements
   float constant;     // as in LatentRow
-  float level;        // lse; +inf for a row that saw nothing
+  const float* bias;  // as in Row
+  float offset;
+  float level;  // lse; +inf for a row that saw nothing
   float weight;
+  float* mass;  // what its share is added to; rows of one batch row have one, and are neighbours
 };
 
 // How their queries are multiplied, as in LatentQueries.
@@ -85,11 +88,10 @@ struct MassQueries {
   bool bytes;
 };
 
-// mass[m] += sum over rows of weight * e^(score - level) for tokens [begin, end) and at most MAX_LATENT_ROWS rows.
+// mass[m] += sum over its rows of weight * e^(score - level) for tokens [begin, end) and at most MAX_LATENT_ROWS rows.
 // Dense keys have no norm and no scale; values are not looked at.
 using AddMass = void (*)(const Latents& keys, const MassQueries& queries, const MassRow* rows, int count, int64_t begin,
-                         int64_t end, int width, float scale, const float* bias, float offset, float* mass,
-                         char* scratch);
+                         int64_t end, int width, float scale, char* scratch);
 
 // The kernels of one instruction set; `stream` and `tile` are indexed by Dtype.
 struct Kernels {

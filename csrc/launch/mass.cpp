@@ -1,10 +1,11 @@
-// A task handles some tokens of one batch row and loops over all heads and queries: no partial results, and the same
-// bits for any number of threads. Batch rows that share keys are neighbours, so that the keys are in a cache.
+// A task handles some tokens and loops over all heads and queries: no partial results, and the same bits for any number
+// of threads. Batch rows of few queries that share keys are one task, and read them once.
 #include "mass.h"
 
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <utility>
 
 namespace kblam {
 namespace {
@@ -14,51 +15,80 @@ constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
 class Launch {
  public:
-  Launch(const Mass& problem, const Kernels& chosen, int workers) : p(problem), kernels(chosen) {
+  Launch(const Mass& problem, const Kernels& chosen, int workers)
+      : p(problem),
+        kernels(chosen),
+        of_head(p.heads == 0 ? 0 : p.Hq / p.heads * p.N),
+        together(p.key_batch == 0 ? std::clamp<int64_t>(MAX_LATENT_ROWS / std::max<int64_t>(of_head, 1), 1, p.B) : 1),
+        groups((p.B + together - 1) / together) {
     scratch_bytes = round_up(kernels.latent_scratch(p.width), 64);
     scratch = lines<char>(scratch_bytes * workers);
   }
 
-  int64_t tasks() const { return (p.M + TOKENS - 1) / TOKENS * p.B; }
+  int64_t tasks() const { return (p.M + TOKENS - 1) / TOKENS * groups; }
 
   void run(int64_t index, int worker) {
-    const int64_t b = index % p.B;
-    int64_t begin = index / p.B * TOKENS, end = std::min(p.M, begin + TOKENS);
-    float* mass = p.mass + b * p.M;
-    std::fill(mass + begin, mass + end, 0.f);
-    if (p.knowledge_range != nullptr) {
-      const int32_t* range = p.knowledge_range + 2 * (p.range_rows == 1 ? 0 : b);
-      begin = std::max<int64_t>(begin, range[0]), end = std::min<int64_t>(end, range[1]);
+    const int64_t begin = index / groups * TOKENS, end = std::min(p.M, begin + TOKENS);
+    const int64_t last = std::min(p.B, (index % groups + 1) * together);
+    for (int64_t b = index % groups * together, next; b < last; b = next) {
+      const Tokens seen = tokens_of(b);
+      for (next = b; next < last && tokens_of(next) == seen; ++next)
+        std::fill(p.mass + next * p.M + begin, p.mass + next * p.M + end, 0.f);
+      weigh(b, next, std::max(begin, seen.first), std::min(end, seen.second), worker);
     }
-    if (begin >= end || p.heads == 0) return;
-    const float* bias = p.bias == nullptr ? nullptr : p.bias + b * p.bias_batch;
-    const float offset = bias != nullptr && p.bias_token == 0 ? *bias : 0.f;
-    if (p.bias_token == 0) bias = nullptr;
-    const int64_t rows = p.Hq / p.heads * p.N, size = element_size(p.keys.storage);
+  }
+
+ private:
+  using Tokens = std::pair<int64_t, int64_t>;
+
+  Tokens tokens_of(int64_t b) const {
+    if (p.knowledge_range == nullptr) return {0, p.M};
+    const int32_t* range = p.knowledge_range + 2 * (p.range_rows == 1 ? 0 : b);
+    return {range[0], range[1]};
+  }
+
+  // Batch rows [first, last), which see the same of the tokens [begin, end); more than one only where all rows of a
+  // head fit into one call, so that the rows that are added up together are the same in any batch.
+  void weigh(int64_t first, int64_t last, int64_t begin, int64_t end, int worker) {
+    if (begin >= end) return;
     for (int64_t head = 0; head < p.heads; ++head) {
       Latents keys = p.keys;
-      keys.key = static_cast<const char*>(keys.key) + (b * p.key_batch + head * p.key_head) * size;
-      for (int64_t first = 0; first < rows; first += MAX_LATENT_ROWS) {
+      const int64_t size = element_size(p.keys.storage);
+      keys.key = static_cast<const char*>(keys.key) + (first * p.key_batch + head * p.key_head) * size;
+      for (int64_t from = 0; from < of_head; from += MAX_LATENT_ROWS) {
         MassRow taken[MAX_LATENT_ROWS];
         int count = 0;
-        for (int64_t i = first; i < std::min<int64_t>(rows, first + MAX_LATENT_ROWS); ++i) {
-          const int64_t h = head * (p.Hq / p.heads) + i / p.N, n = i % p.N;
-          const int64_t row = (b * p.Hq + h) * p.N + n;
-          // A row of padding saw nothing, one of weight 0 is left out: both may be NaN.
-          if (p.lse[row] == -INFINITE || p.row_weight[row] == 0.f) continue;
-          taken[count++] = {p.rows.at(element_size(p.dtype), b, h, n), p.constant == nullptr ? 0.f : p.constant[row],
-                            p.lse[row], p.row_weight[row]};
-        }
+        for (int64_t b = first; b < last; ++b)
+          for (int64_t i = from; i < std::min<int64_t>(of_head, from + MAX_LATENT_ROWS); ++i)
+            count += take(b, head * (p.Hq / p.heads) + i / p.N, i % p.N, taken[count]);
         if (count == 0) continue;
-        kernels.mass(keys, {p.dtype, p.bytes}, taken, count, begin, end, p.width, p.scale, bias, offset, mass,
+        kernels.mass(keys, {p.dtype, p.bytes}, taken, count, begin, end, p.width, p.scale,
                      scratch.get() + worker * scratch_bytes);
       }
     }
   }
 
- private:
+  // False for a row of padding, which saw nothing, and for one of weight 0, which is left out: both may be NaN.
+  bool take(int64_t b, int64_t h, int64_t n, MassRow& to) const {
+    const int64_t row = (b * p.Hq + h) * p.N + n;
+    if (p.lse[row] == -INFINITE || p.row_weight[row] == 0.f) return false;
+    const float* bias = p.bias == nullptr ? nullptr : p.bias + b * p.bias_batch;
+    const bool is_one = bias != nullptr && p.bias_token == 0;
+    to = {p.rows.at(element_size(p.dtype), b, h, n),
+          p.constant == nullptr ? 0.f : p.constant[row],
+          is_one ? nullptr : bias,
+          is_one ? *bias : 0.f,
+          p.lse[row],
+          p.row_weight[row],
+          p.mass + b * p.M};
+    return true;
+  }
+
   const Mass& p;
   const Kernels& kernels;
+  const int64_t of_head;   // rows of a batch row that read one head's keys
+  const int64_t together;  // batch rows whose rows read the same keys in one call
+  const int64_t groups;
   int64_t scratch_bytes;
   Lines<char> scratch;
 };
