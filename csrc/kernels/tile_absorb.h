@@ -12,14 +12,14 @@ constexpr bool multiplies_matrices() {
 }
 
 // Where products are of vectors, a key or value is worth less than a pass through memory up to 4 rows, and tiles, made
-// for 64 rows, are the slower kernel up to 16. A matrix unit waits for memory with any number.
+// for 64 rows and more, are the slower kernel up to 32. A matrix unit waits for memory with any number.
 template <class T>
 constexpr int stream_queries() {
   return multiplies_matrices<T>() ? 0 : 4;
 }
 template <class T>
 constexpr int tile_queries() {
-  return multiplies_matrices<T>() ? 1 : 17;
+  return multiplies_matrices<T>() ? 1 : 33;
 }
 
 template <class T>

@@ -13,6 +13,9 @@ namespace kblam {
 namespace {
 
 constexpr int64_t ENOUGH_TASKS = 64;  // with so many, row blocks alone fill the cores
+// New tokens from which rows are the lanes of vectors where they are folded. Not more of them for fewer rows of a
+// batch: a row has the same bits in any.
+constexpr int64_t LANE_QUERIES = 12;
 
 int64_t chunks_wanted(const Prompt& p, const Kernels& kernels) {
   if (streams(p, kernels)) return MAX_CHUNKS;
@@ -93,7 +96,8 @@ class Launch {
 
  private:
   void run_knowledge(int64_t index, char* memory) {
-    const int64_t part = index % knowledge.chunks, block = index / knowledge.chunks % blocks;
+    // Blocks of rows are neighbours, so that what they all read is in a cache.
+    const int64_t block = index % blocks, part = index / blocks % knowledge.chunks;
     const int64_t h = index / knowledge.chunks / blocks % p.Hq, own_b = index / knowledge.chunks / blocks / p.Hq;
     std::vector<Row> taken;
     for (int64_t i = block * block_rows; i < std::min(rows, (block + 1) * block_rows); ++i) {
@@ -133,7 +137,8 @@ class Launch {
     LatentRow folded[MAX_LATENT_ROWS];
     for (size_t i = 0; i < rows.size(); ++i)
       folded[i] = {rows[i].query, 0.f, rows[i].bias, rows[i].offset, rows[i].maximum, rows[i].total, rows[i].output};
-    absorb_folded(keys, {p.dtype, false, false, false}, folded, int(rows.size()), begin, end, p.D, p.scale, memory);
+    absorb_folded(keys, {p.dtype, p.N >= LANE_QUERIES, false, false}, folded, int(rows.size()), begin, end, p.D,
+                  p.scale, memory);
   }
 
   const DenseAttention& p;

@@ -15,8 +15,9 @@ from kblam_kernels.knowledge import LatentProjection
 M = 500_000  # tokens; tasks of 8,000 to 16,000
 D = 32
 
-# New tokens, which choose the kernel: stream, fold and tile for dense knowledge, dots and lanes for latents.
-ROWS = {"dense": (1, 2, 8, 17), "latent": (1, 64)}
+# New tokens, which choose the kernel: stream, fold (dots and lanes) and tile for dense knowledge, dots and lanes for
+# latents.
+ROWS = {"dense": (1, 2, 8, 17, 40), "latent": (1, 64)}
 
 
 @pytest.fixture(scope="module")
