@@ -5,11 +5,10 @@
 namespace kblam::binding {
 namespace {
 
-Tensor mass(const Tensor& rows, const Tensor& key, const MaybeTensor& norm, const MaybeTensor& key_scale,
-            const MaybeTensor& constant, const Tensor& lse, const MaybeTensor& bias, const MaybeTensor& knowledge_range,
-            const Tensor& row_weight, double scale, bool bytes, std::string kernels) {
+void take(Scores& p, const Tensor& rows, const Tensor& key, const MaybeTensor& norm, const MaybeTensor& key_scale,
+          const MaybeTensor& constant, const MaybeTensor& bias, const MaybeTensor& knowledge_range, double scale,
+          bool bytes) {
   STD_TORCH_CHECK(rows.dim() == 4 && key.dim() >= 2 && key.dim() <= 4, "rows must be of rank 4, key of rank 2 to 4");
-  Mass p{};
   p.dtype = dtype_of(rows);
   p.B = rows.size(0), p.Hq = rows.size(1), p.N = rows.size(2), p.width = int(rows.size(3));
   p.M = key.size(-2);
@@ -26,16 +25,33 @@ Tensor mass(const Tensor& rows, const Tensor& key, const MaybeTensor& norm, cons
   if (norm) p.keys.norm = floats_of("norm", *norm, {p.M});
   if (key_scale) p.keys.key_scale = floats_of("key_scale", *key_scale, {p.M});
   if (constant) p.constant = floats_of("constant", *constant, {p.B, p.Hq, p.N});
-  p.lse = floats_of("lse", lse, {p.B, p.Hq, p.N});
-  p.row_weight = floats_of("row_weight", row_weight, {p.B, p.Hq, p.N});
   if (bias) p.bias = bias_of(*bias, p.B, p.M, p.bias_batch, p.bias_token);
   if (knowledge_range) p.knowledge_range = range_of(*knowledge_range, p.B), p.range_rows = knowledge_range->size(0);
   p.scale = float(scale);
   p.bytes = bytes;
+}
+
+Tensor mass(const Tensor& rows, const Tensor& key, const MaybeTensor& norm, const MaybeTensor& key_scale,
+            const MaybeTensor& constant, const Tensor& lse, const MaybeTensor& bias, const MaybeTensor& knowledge_range,
+            const Tensor& row_weight, double scale, bool bytes, std::string kernels) {
+  Mass p{};
+  take(p, rows, key, norm, key_scale, constant, bias, knowledge_range, scale, bytes);
+  p.lse = floats_of("lse", lse, {p.B, p.Hq, p.N});
+  p.row_weight = floats_of("row_weight", row_weight, {p.B, p.Hq, p.N});
   Tensor result = torch::stable::new_empty(lse, {p.B, p.M});
   p.mass = static_cast<float*>(result.mutable_data_ptr());
   evidence_mass(p, kernels_named(kernels), workers(), parallel);
   return result;
+}
+
+// `result`: float32 (B, Hq, N), written.
+void lse(const Tensor& rows, const Tensor& key, const MaybeTensor& norm, const MaybeTensor& key_scale,
+         const MaybeTensor& constant, const MaybeTensor& bias, const MaybeTensor& knowledge_range, Tensor result,
+         double scale, bool bytes, std::string kernels) {
+  Scores p{};
+  take(p, rows, key, norm, key_scale, constant, bias, knowledge_range, scale, bytes);
+  floats_of("result", result, {p.B, p.Hq, p.N});
+  knowledge_lse(p, static_cast<float*>(result.mutable_data_ptr()), kernels_named(kernels), workers(), parallel);
 }
 
 }  // namespace
@@ -46,6 +62,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kblam_kernels, m) {
       "evidence_mass_cpu(Tensor rows, Tensor key, Tensor? norm, Tensor? key_scale, Tensor? constant, Tensor lse, "
       "Tensor? bias, Tensor? knowledge_range, Tensor row_weight, float scale, bool int8_products, str kernels) -> "
       "Tensor");
+  m.def(
+      "knowledge_lse_cpu(Tensor rows, Tensor key, Tensor? norm, Tensor? key_scale, Tensor? constant, Tensor? bias, "
+      "Tensor? knowledge_range, Tensor(a!) result, float scale, bool int8_products, str kernels) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(kblam_kernels, CPU, m) { m.impl("evidence_mass_cpu", TORCH_BOX(&kblam::binding::mass)); }
+STABLE_TORCH_LIBRARY_IMPL(kblam_kernels, CPU, m) {
+  m.impl("evidence_mass_cpu", TORCH_BOX(&kblam::binding::mass));
+  m.impl("knowledge_lse_cpu", TORCH_BOX(&kblam::binding::lse));
+}

@@ -68,6 +68,7 @@ struct LatentQueries {
 };
 
 // Takes tokens [begin, end) into the state of every row, at most MAX_LATENT_ROWS; all rows see all these tokens.
+// Without values, and rows without output, into their maximum and total alone.
 using AbsorbLatents = void (*)(const Latents& latents, const LatentQueries& queries, const LatentRow* rows, int count,
                                int64_t begin, int64_t end, int P, float scale, char* scratch);
 

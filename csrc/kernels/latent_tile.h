@@ -22,18 +22,20 @@ inline void absorb_tiles(const Latents& latents, const LatentQueries& queries, c
   Layout::begin(rows, count, s);
   for (int64_t tile = begin; tile < end; tile += LATENT_TILE) {
     const int n = int(end - tile < LATENT_TILE ? end - tile : LATENT_TILE);
+    const int64_t left = end - tile - n, next = left < LATENT_TILE ? left : LATENT_TILE;
     const T* these_keys = keys + tile * latents.key_stride;
-    const T* these_values = values + tile * latents.value_stride;
+    const T* next_keys = these_keys + n * latents.key_stride;
+    const T* these_values = values == nullptr ? nullptr : values + tile * latents.value_stride;
     // Values are on their way while keys are worked on; then the next keys.
-    Fetches ahead(these_values, n * value_bytes, Layout::score_steps(count, n, P));
+    Fetches ahead = values == nullptr ? Fetches(next_keys, next * key_bytes, Layout::score_steps(count, n, P))
+                                      : Fetches(these_values, n * value_bytes, Layout::score_steps(count, n, P));
     token_factors(latents, tile, n, scale, s);
     for (int t = 0; t < n; t += Layout::TOKENS)
       Layout::scores(s, count, these_keys, latents.key_stride, t, n - t < Layout::TOKENS ? n - t : Layout::TOKENS, P,
                      ahead);
     Layout::weigh(s, rows, count, tile, n, ahead);
-    const int64_t left = end - tile - n, next = left < LATENT_TILE ? left : LATENT_TILE;
-    Layout::mix(s, rows, count, these_values, latents.value_stride, n, P, these_keys + n * latents.key_stride,
-                next * key_bytes);
+    if (values != nullptr)
+      Layout::mix(s, rows, count, these_values, latents.value_stride, n, P, next_keys, next * key_bytes);
   }
   Layout::end(rows, count, s);
 }

@@ -13,9 +13,6 @@ namespace kblam {
 namespace {
 
 constexpr int64_t ENOUGH_TASKS = 64;  // with so many, row blocks alone fill the cores
-// New tokens from which rows are the lanes of vectors where they are folded. Not more of them for fewer rows of a
-// batch: a row has the same bits in any.
-constexpr int64_t LANE_QUERIES = 12;
 
 int64_t chunks_wanted(const Prompt& p, const Kernels& kernels) {
   if (streams(p, kernels)) return MAX_CHUNKS;

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
-#include <utility>
 
 namespace kblam {
 namespace {
@@ -18,7 +17,7 @@ class Launch {
   Launch(const Mass& problem, const Kernels& chosen, int workers)
       : p(problem),
         kernels(chosen),
-        of_head(p.heads == 0 ? 0 : p.Hq / p.heads * p.N),
+        of_head(p.of_head()),
         together(p.key_batch == 0 ? std::clamp<int64_t>(MAX_LATENT_ROWS / std::max<int64_t>(of_head, 1), 1, p.B) : 1),
         groups((p.B + together - 1) / together) {
     scratch_bytes = round_up(kernels.latent_scratch(p.width), 64);
@@ -31,30 +30,20 @@ class Launch {
     const int64_t begin = index / groups * TOKENS, end = std::min(p.M, begin + TOKENS);
     const int64_t last = std::min(p.B, (index % groups + 1) * together);
     for (int64_t b = index % groups * together, next; b < last; b = next) {
-      const Tokens seen = tokens_of(b);
-      for (next = b; next < last && tokens_of(next) == seen; ++next)
+      const auto seen = p.tokens_of(b);
+      for (next = b; next < last && p.tokens_of(next) == seen; ++next)
         std::fill(p.mass + next * p.M + begin, p.mass + next * p.M + end, 0.f);
       weigh(b, next, std::max(begin, seen.first), std::min(end, seen.second), worker);
     }
   }
 
  private:
-  using Tokens = std::pair<int64_t, int64_t>;
-
-  Tokens tokens_of(int64_t b) const {
-    if (p.knowledge_range == nullptr) return {0, p.M};
-    const int32_t* range = p.knowledge_range + 2 * (p.range_rows == 1 ? 0 : b);
-    return {range[0], range[1]};
-  }
-
   // Batch rows [first, last), which see the same of the tokens [begin, end); more than one only where all rows of a
   // head fit into one call, so that the rows that are added up together are the same in any batch.
   void weigh(int64_t first, int64_t last, int64_t begin, int64_t end, int worker) {
     if (begin >= end) return;
     for (int64_t head = 0; head < p.heads; ++head) {
-      Latents keys = p.keys;
-      const int64_t size = element_size(p.keys.storage);
-      keys.key = static_cast<const char*>(keys.key) + (first * p.key_batch + head * p.key_head) * size;
+      const Latents keys = p.keys_of(first, head);
       for (int64_t from = 0; from < of_head; from += MAX_LATENT_ROWS) {
         MassRow taken[MAX_LATENT_ROWS];
         int count = 0;
@@ -70,14 +59,13 @@ class Launch {
 
   // False for a row of padding, which saw nothing, and for one of weight 0, which is left out: both may be NaN.
   bool take(int64_t b, int64_t h, int64_t n, MassRow& to) const {
-    const int64_t row = (b * p.Hq + h) * p.N + n;
+    const int64_t row = p.row(b, h, n);
     if (p.lse[row] == -INFINITE || p.row_weight[row] == 0.f) return false;
-    const float* bias = p.bias == nullptr ? nullptr : p.bias + b * p.bias_batch;
-    const bool is_one = bias != nullptr && p.bias_token == 0;
+    const auto [bias, offset] = p.bias_of(b);
     to = {p.rows.at(element_size(p.dtype), b, h, n),
           p.constant == nullptr ? 0.f : p.constant[row],
-          is_one ? nullptr : bias,
-          is_one ? *bias : 0.f,
+          bias,
+          offset,
           p.lse[row],
           p.row_weight[row],
           p.mass + b * p.M};
@@ -94,6 +82,24 @@ class Launch {
 };
 
 }  // namespace
+
+Latents Scores::keys_of(int64_t b, int64_t head) const {
+  Latents of_head = keys;
+  of_head.key = static_cast<const char*>(keys.key) + (b * key_batch + head * key_head) * element_size(keys.storage);
+  return of_head;
+}
+
+std::pair<int64_t, int64_t> Scores::tokens_of(int64_t b) const {
+  if (knowledge_range == nullptr) return {0, M};
+  const int32_t* range = knowledge_range + 2 * (range_rows == 1 ? 0 : b);
+  return {range[0], range[1]};
+}
+
+std::pair<const float*, float> Scores::bias_of(int64_t b) const {
+  if (bias == nullptr) return {nullptr, 0.f};
+  const float* here = bias + b * bias_batch;
+  return bias_token == 0 ? std::pair<const float*, float>{nullptr, *here} : std::pair{here, 0.f};
+}
 
 void evidence_mass(const Mass& problem, const Kernels& kernels, int workers, Parallel parallel) {
   if (problem.B * problem.M == 0) return;

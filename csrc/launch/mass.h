@@ -1,11 +1,14 @@
-// Attention mass of knowledge tokens over plain pointers: the launcher of the kernels.
+// Attention mass of knowledge tokens, and the lse of their scores, over plain pointers: the launchers of the kernels.
 #pragma once
+
+#include <utility>
 
 #include "split.h"
 
 namespace kblam {
 
-struct Mass {
+// What gives the scores of knowledge tokens.
+struct Scores {
   Dtype dtype;
   int64_t B, Hq, N, M;
   int width;
@@ -13,16 +16,30 @@ struct Mass {
   Latents keys;                 // `key` is that of batch row 0 and head 0
   int64_t heads;                // of the keys: Hq, or 1 that all query heads share
   int64_t key_batch, key_head;  // strides in elements; 0 where shared
-  const float *constant, *lse, *row_weight;  // (B, Hq, N) contiguous; constant may be null
-  const float* bias;                         // as in LatentAttention
+  const float* constant;        // (B, Hq, N) contiguous, or null
+  const float* bias;            // as in LatentAttention
   int64_t bias_batch, bias_token;
   const int32_t* knowledge_range;
   int64_t range_rows;
   float scale;
-  bool bytes;   // int8 latents were multiplied as bytes
-  float* mass;  // (B, M)
+  bool bytes;  // int8 latents are, or were, multiplied as bytes
+
+  int64_t of_head() const { return heads == 0 ? 0 : Hq / heads * N; }  // rows of a batch row that read one head's keys
+  int64_t row(int64_t b, int64_t h, int64_t n) const { return (b * Hq + h) * N + n; }
+  Latents keys_of(int64_t b, int64_t head) const;
+  // The tokens [first, second) that a batch row sees.
+  std::pair<int64_t, int64_t> tokens_of(int64_t b) const;
+  // What is added to a row's scores: a bias for each token, or one number.
+  std::pair<const float*, float> bias_of(int64_t b) const;
+};
+
+struct Mass : Scores {
+  const float *lse, *row_weight;  // (B, Hq, N) contiguous
+  float* mass;                    // (B, M)
 };
 
 void evidence_mass(const Mass& problem, const Kernels& kernels, int workers, Parallel parallel);
+// lse: (B, Hq, N), of the scores alone; -inf where a row sees no token.
+void knowledge_lse(const Scores& problem, float* lse, const Kernels& kernels, int workers, Parallel parallel);
 
 }  // namespace kblam

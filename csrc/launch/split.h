@@ -68,6 +68,9 @@ struct Cut {
   int64_t end(int64_t part) const { return part + 1 < chunks ? begin(part + 1) : columns; }
 };
 
+// New tokens from which the rows of a dense head are the lanes of vectors where the kernel of latents takes them. Not
+// fewer in a batch: a row has the same bits in any.
+constexpr int64_t LANE_QUERIES = 12;
 constexpr int64_t MAX_CHUNKS = 64;  // of one head: bounds the memory of partial states
 
 // Partial softmax states: `parts` for each row, with `width` numbers of output.

@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from kblam.errors import KnowledgeError
 from kblam.models.calls import KnowledgeCall
+from kblam.models.lse import can_be_alone, lse_alone
 from kblam.models.masks import mask_of_call
 from kblam.models.switch import IMPLEMENTATION, base_attention, base_of, has_knowledge
 from kblam_kernels import RectangularAttention, prune
@@ -133,9 +134,10 @@ def attention_forward(
             row_weight=seen,
         )
         knowledge_range = None
-    if layer_knowledge.newest is not None and not torch.compiler.is_compiling():
-        query = query[:, :, -layer_knowledge.newest :]
-        r = r[:, :, -layer_knowledge.newest :] if isinstance(r, Tensor) else r
+    newest = None if torch.compiler.is_compiling() else layer_knowledge.newest
+    if newest is not None:
+        query = query[:, :, -newest:]
+        r = r[:, :, -newest:] if isinstance(r, Tensor) else r
     if knowledge is not attend.knowledge:
         attend = RectangularAttention(knowledge, int8_products=attend.int8_products, backend=attend.backend)
     options: dict[str, Any] = {
@@ -147,6 +149,9 @@ def attention_forward(
     }
     if isinstance(r, QueryHead):
         output, lse, r = attend.of_hidden_states(query, key, value, *r, **options)
+    elif newest is not None and can_be_alone(attend, r):
+        # The pass ends below: nobody reads its output.
+        output, lse = query, lse_alone(attend, query, key, value, r, **options)
     else:
         output, lse = attend(query, key, value, r, **options)
     if layer_knowledge.observe is not None:

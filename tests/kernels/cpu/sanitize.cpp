@@ -14,8 +14,8 @@ struct Shape {
   int64_t gap;
 };
 
-// Of each knowledge token, by the lse of `p`, which has run.
-std::unique_ptr<float[]> evidence_of(const kblam::DenseAttention& p, const float* row_weight,
+// Of each knowledge token, by the lse of `p`, which has run; and the lse of each row's knowledge alone.
+std::unique_ptr<float[]> evidence_of(const kblam::DenseAttention& p, const float* row_weight, float* level,
                                      const kblam::Kernels& kernels) {
   auto mass = exactly<float>(p.B * p.M);
   kblam::Mass m{};
@@ -28,6 +28,7 @@ std::unique_ptr<float[]> evidence_of(const kblam::DenseAttention& p, const float
   m.knowledge_range = p.knowledge_range, m.range_rows = p.B;
   m.scale = p.scale, m.mass = mass.get();
   kblam::evidence_mass(m, kernels, 3, parallel);
+  kblam::knowledge_lse(m, level, kernels, 3, parallel);
   return mass;
 }
 
@@ -62,7 +63,8 @@ bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Ker
   auto lse = exactly<float>(rows);
   p.output = output.get(), p.lse = lse.get();
   kblam::dense_forward(p, kernels, 3, parallel);
-  const auto mass = evidence_of(p, row_weight.data(), kernels);
+  const auto level = exactly<float>(rows);
+  const auto mass = evidence_of(p, row_weight.data(), level.get(), kernels);
 
   double worst = 0;
   std::vector<double> exact_mass(s.B * s.M, 0.);
@@ -87,6 +89,9 @@ bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Ker
         }
         const int64_t row = (b * s.Hq + h) * s.N + n;
         const float got_lse = lse[row];
+        double seen = 0;
+        for (int64_t m = 0; m < s.M; ++m) seen += std::exp(scores[s.T + m]);
+        keep_worst(worst, seen == 0 ? std::abs(std::exp(level[row])) : std::abs(level[row] - std::log(seen)));
         double top = -INFINITE, total = 0;
         for (double x : scores) top = std::max(top, x);
         if (s.T == 0 ? top > -INFINITE : sees_prompt) {

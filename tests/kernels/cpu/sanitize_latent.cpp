@@ -70,6 +70,8 @@ bool run(const Shape& s, Dtype dtype, Dtype storage, int options, const kblam::K
   m.knowledge_range = p.knowledge_range, m.range_rows = p.range_rows;
   m.scale = p.scale, m.bytes = p.bytes, m.mass = got.mass.get();
   kblam::evidence_mass(m, kernels, 3, parallel);
+  const auto level = exactly<float>(rows);
+  kblam::knowledge_lse(m, level.get(), kernels, 3, parallel);
 
   // The whole attention in one call; that it is right is for other tests, here it must be finite.
   const Tensor r(dtype, s.B, s.Hq, s.N, s.D, s.gap, draw), weights(dtype, 1, s.Hq, s.D, s.P, 0, draw);
@@ -111,7 +113,9 @@ bool run(const Shape& s, Dtype dtype, Dtype storage, int options, const kblam::K
           scores[s.T + t] = 0.125 * norm[t] * (key_scale[t] * dot + constant[row]);
           if (options & 1) scores[s.T + t] += bias[b * biases + (options & 64 ? 0 : t)];
         }
-        double top = -INFINITE, total = 0, share = 0;
+        double top = -INFINITE, total = 0, share = 0, seen = 0;
+        for (int64_t t = 0; t < s.M; ++t) seen += std::exp(scores[s.T + t]);
+        keep_worst(worst, seen == 0 ? std::abs(std::exp(level[row])) : std::abs(level[row] - std::log(seen)));
         for (double x : scores) top = std::max(top, x);
         const bool sees = s.T == 0 ? top > -INFINITE : sees_prompt;
         if (!sees) {

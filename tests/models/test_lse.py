@@ -1,0 +1,58 @@
+"""The lse without the output is the lse with it, and where it cannot be had alone nothing asks for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from kblam.models.lse import can_be_alone, lse_alone
+from kblam_kernels import LatentKnowledge, RectangularAttention
+from tests.kernels.problems import INF, make, make_latent
+
+PADDED = torch.arange(20) >= torch.tensor([[0], [7], [20]])
+RANGES = torch.tensor([[0, 60], [10, 20], [5, 5]])
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "padding": {"prompt_mask": PADDED},
+    "window": {"window": 3},
+    "bias": {"knowledge_bias": torch.linspace(-2, 2, 60), "knowledge_range": RANGES},
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("N", [1, 15])
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("maker", [make, make_latent])
+def test_it_is_the_lse_of_the_attention(maker: Any, name: str, N: int) -> None:
+    p = maker(3, 4, 2, N, 20, 60, dtype=torch.float32, **OPTIONS[name])
+    attend = RectangularAttention(p.knowledge)
+    given = {
+        "scale": 0.3,
+        "window": p.window,
+        "knowledge_bias": p.knowledge_bias,
+        "prompt_mask": p.prompt_mask,
+        "knowledge_range": p.knowledge_range,
+    }
+    assert can_be_alone(attend, p.knowledge_query)
+    _, expected = attend(p.query, p.key, p.value, p.knowledge_query, **given)
+    found = lse_alone(attend, p.query, p.key, p.value, p.knowledge_query, **given)
+    torch.testing.assert_close(found, expected, rtol=2e-6, atol=2e-6)
+    if name == "padding":
+        assert (found[2] == -INF).all(), "no prompt is seen, so no knowledge"
+
+
+@pytest.mark.parametrize("why", ["gradients", "a backend by name", "keys and values made of latents", "no query yet"])
+def test_it_is_not_asked_for(why: str) -> None:
+    p = make_latent(dtype=torch.float32)
+    knowledge, backend, query = p.knowledge, "auto", p.knowledge_query
+    assert isinstance(knowledge, LatentKnowledge)
+    if why == "a backend by name":
+        backend = "reference"
+    elif why == "keys and values made of latents":
+        knowledge = replace(knowledge, materialised=True)
+    with torch.set_grad_enabled(why == "gradients"):
+        given = None if why == "no query yet" else query
+        assert not can_be_alone(RectangularAttention(knowledge, backend=backend), given)
