@@ -15,6 +15,7 @@ from kblam.knowledge import Triple
 from kblam.training import card
 from kblam.training.card import write_card
 from kblam.training.checkpoints import check_output, checkpoints, sole_run
+from kblam.training.estimate import estimate
 from kblam.training.run import Trainer
 from kblam.whole.unfinished import unfinished_file
 from tests.training.conftest import Prepare, small, trainer_of
@@ -206,6 +207,7 @@ def test_the_card_says_what_the_minutes_were_spent_on(prepared: Prepare, tmp_pat
     assert not first.resumed
     second = trainer_of(prepared, tmp_path)
     second.fit(resume=True)
+    assert estimate(second).startswith("the confidence takes some minutes"), "nothing else is left"
     second.finish()
     for trainer, minutes in (first, "in 1 minutes on"), (second, "in parts, the last in 1 minutes on"):
         trainer.calibration = second.calibration
