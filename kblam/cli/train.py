@@ -99,7 +99,7 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
     from kblam.training.log import summary_writer
     from kblam.training.material import gather
     from kblam.training.processes import base_device, own_device, start
-    from kblam.training.run import Trainer, lasting_settings
+    from kblam.training.run import Trainer, lasting_settings, learned_from
 
     check_output(output, resume=resume)
     if settings.report_to == "tensorboard":
@@ -108,7 +108,7 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
     began = time.monotonic()
     accelerator = start(device)
     settings = settings.on(accelerator.device)
-    check_settings(output, lasting_settings(settings))
+    check_settings(output, lasting_settings(settings, accelerator))
     triples, encoder, where = [], None, own_device(accelerator, device)
     if kb is not None:
         named = None if settings.encoder is None else load_encoder(settings.encoder, device=where)
@@ -127,6 +127,7 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
             encoder_device=where,
             progress=encoded,
             say=say,
+            check=lambda facts, encoder: check_settings(output, learned_from(facts, encoder)),
         )
     trainer = Trainer(settings, material, output, accelerator, say=say)
     say(estimate(trainer))

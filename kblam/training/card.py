@@ -13,6 +13,7 @@ import yaml
 
 from kblam.models import smollm2
 from kblam.models.loading import lasting_name
+from kblam.shipped import TINY
 from kblam.whole import write_whole
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def _hub_name(model: str) -> str | None:
     """The base as the hub knows it, which refuses a card that names a folder."""
     if model == smollm2.NAME:
         return smollm2.HUB_NAME
-    return None if Path(lasting_name(model)).is_absolute() else model
+    is_here = model == TINY or Path(lasting_name(model)).is_absolute()
+    return None if is_here else model
 
 
 def write_card(trainer: Trainer, seconds: float) -> None:

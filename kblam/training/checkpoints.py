@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pickle
@@ -10,7 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -22,10 +23,17 @@ from kblam.training.config import setting
 from kblam.whole.lasting import settle_folder, settle_names
 from kblam.whole.unfinished import unfinished_folder
 
+try:
+    import fcntl
+except ImportError:  # not on Windows, where nobody keeps two runs from one folder
+    fcntl = None  # type: ignore[assignment]
+
 RETRIEVAL_FOLDER = "retrieval"
 LOG = "log.jsonl"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _STATE, _OPTIMIZER = "state.json", "optimizer.pt"
+_LOCK = ".train.lock"
+_REFUSED = (errno.EWOULDBLOCK, errno.EACCES)  # of a lock that another process has
 # What a run that was stopped before the end of stage 1 may have left; vectors where --cache is in the folder.
 _UNFINISHED = r"\.[\w.-]+\.(?:part(?:\.\w+)?|lock)"  # folders, and files with their locks: kblam.whole.unfinished
 _LEFT = re.compile(rf"{re.escape(LOG)}|events\.out\.tfevents\..*|{_UNFINISHED}|vectors-[0-9a-f]{{16}}")
@@ -44,12 +52,68 @@ def whole_folder(target: Path) -> Iterator[Path]:
         settle_names(target.parent)
 
 
+@contextlib.contextmanager
+def sole_run(output: Path) -> Iterator[None]:
+    """Makes a folder, if it is not there, and keeps other runs from it until the block or this process ends.
+
+    Raises:
+        TrainingError: another run writes there.
+        OSError: it cannot be written.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    path = output / _LOCK
+    with path.open("ab") as file:
+        # The run that had the lock until now may have removed the file.
+        if not _locks(file, fcntl.LOCK_EX) or not _is_at(file, path):
+            raise _in_use(output)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locks(file: IO[bytes], kind: int) -> bool:
+    """Locks a file, if nobody else has."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _REFUSED  # a file system without locks
+    return True
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _is_in_use(output: Path) -> bool:
+    if fcntl is None or not (output / _LOCK).exists():
+        return False
+    try:
+        with (output / _LOCK).open("rb") as file:
+            return not _locks(file, fcntl.LOCK_SH)  # several processes of one run look at once
+    except FileNotFoundError:
+        return False
+
+
+def _in_use(output: Path) -> TrainingError:
+    return TrainingError(
+        f"another run of kblam train writes to {output} now; wait for its end, or choose another "
+        f"{argument('output', '--output', ('train',))}"
+    )
+
+
 def check_output(output: Path, *, resume: bool) -> None:
     """Checks that a run may write to a folder; before minutes of work, not after.
 
     Raises:
-        TrainingError: it holds a run, and `resume` is not said; or anything else that is not a run's; or it cannot be
-            written.
+        TrainingError: another run writes to it now; it holds a run, and `resume` is not said; or anything else that is
+            not a run's; or it cannot be written.
     """
     other = f"choose another {argument('output', '--output', ('train',))}"
     existing = next(place for place in (output.absolute(), *output.absolute().parents) if place.exists())
@@ -59,6 +123,8 @@ def check_output(output: Path, *, resume: bool) -> None:
         raise TrainingError(f"{existing} may not be written; {other}")
     if existing != output.absolute():
         return
+    if _is_in_use(output):
+        raise _in_use(output)
     states = [path / _STATE for path in (output / RETRIEVAL_FOLDER, *(path for _, path in checkpoints(output)))]
     is_run = any(state.is_file() for state in states)
     foreign = [] if is_run else sorted(path.name for path in output.iterdir() if not _is_left(path))
@@ -192,8 +258,21 @@ def _state_of(path: Path) -> tuple[dict[str, Any], int, list[dict[str, float]]]:
 def _check_same(path: Path, before: dict[str, Any], run: dict[str, Any]) -> None:
     other = sorted(name for name in run.keys() | before.keys() if run.get(name) != before.get(name))
     if other:
-        changes = ", ".join(f"{setting(name)} was {before.get(name)!r}, is {run.get(name)!r}" for name in other[:4])
+        changes = ", ".join(f"{_called(name)} was {before.get(name)!r}, is {run.get(name)!r}" for name in other[:4])
         raise TrainingError(f"{path} is of a run with other settings: {changes}; use those, or another output folder")
+
+
+def _called(name: str) -> str:
+    """A setting, or what else decides the weights, with what it comes of."""
+    of = {
+        "facts": f"{argument('triples', '--kb', ('train',), 'triples')} and the invented world: their number and hash",
+        "vectors": "the encoder",
+        "rows": " x ".join(
+            (*map(setting, ("per_device_train_batch_size", "gradient_accumulation_steps")), "processes")
+        ),
+        "mixed_precision": "--mixed_precision of the launch",
+    }
+    return f"{name} ({of[name]})" if name in of else setting(name)
 
 
 def _damaged(path: Path, reason: str) -> TrainingError:

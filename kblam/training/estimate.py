@@ -58,7 +58,8 @@ def estimate(trainer: Trainer) -> str:
     adapter.zero_grad(set_to_none=True)
     adapter.load_state_dict(before)
     stages = "".join(f"{stage} takes about {_minutes(each)}, " for stage, each in seconds.items())
-    return f"{stages}and then the confidence some minutes, on this machine as it is now"
+    confidence = "and then the confidence" if stages else "the confidence takes"
+    return f"{stages}{confidence} some minutes, on this machine as it is now"
 
 
 def _left(trainer: Trainer) -> tuple[int, int]:

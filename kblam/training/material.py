@@ -69,6 +69,7 @@ def gather(
     encoder_device: str | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda text: None,
+    check: Callable[[Facts, Encoder], None] = lambda facts, encoder: None,
 ) -> Material:
     """Loads the model and prepares the data.
 
@@ -81,6 +82,7 @@ def gather(
             loaded in memory, and texts are encoded on a GPU all the same.
         progress: told how many texts are encoded.
         say: told what a person should read before that.
+        check: raises before that if these facts to learn from, or this encoder, will not do.
 
     Raises:
         ModelFolderError, EncoderUnavailableError: model or encoder cannot be loaded.
@@ -105,6 +107,7 @@ def gather(
     if own:
         entities, held_out = [*entities, *own], own
     train, held = Facts(entities), Facts(held_out)
+    check(train, encoder)
     asked = draw_questions(train, config.retrieval_questions, config.seed)
     texts = [*train.key_texts, *held.key_texts, *train.values, *held.values, *(one.text for one in asked)]
     say(

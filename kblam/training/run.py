@@ -8,7 +8,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from kblam.adapter import KnowledgeAdapter
 from kblam.data.batch import Batch
 from kblam.errors import TrainingError
+from kblam.knowledge import Encoder
 from kblam.knowledge.encoders.checked import encoded
 from kblam.models import attach, detach
 from kblam.models.prompt import prompt_ids
@@ -34,6 +35,7 @@ from kblam.training.checkpoints import (
     load_state,
     save_checkpoint,
     save_state,
+    sole_run,
     whole_folder,
 )
 from kblam.training.config import TrainingConfig, setting
@@ -84,8 +86,7 @@ class Trainer:
         self.say: Say = say if self.accelerator.is_main_process else lambda text: None
         self.is_sharded = self._shard_base()
         self.adapter = KnowledgeAdapter(material.adapter_config).to(material.model.device, torch.float32)
-        per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
-        self.rows = per_step * self.accelerator.num_processes
+        self.rows = rows_of_step(config, self.accelerator)
         self._check_parts()
         self._tell_cut_values()
         self.builder = self._builder(material.train, config.unanswerable, config.seed)
@@ -122,13 +123,9 @@ class Trainer:
     @property
     def run(self) -> dict[str, Any]:
         """The settings that decide the weights."""
-        precision = self.accelerator.mixed_precision
         return {
-            **({} if precision == "no" else {"mixed_precision": precision}),
-            **lasting_settings(self.config),
-            "rows": self.rows,
-            "facts": _told(self.material.train),
-            "vectors": self.material.encoder.fingerprint,
+            **lasting_settings(self.config, self.accelerator),
+            **learned_from(self.material.train, self.material.encoder),
         }
 
     def fit(self, *, resume: bool = False, stop_after: int | None = None) -> None:
@@ -139,17 +136,18 @@ class Trainer:
             stop_after: end stage 2 at this step, as if interrupted.
 
         Raises:
-            TrainingError: `output` holds another run, a run and `resume` is not said, or anything else.
+            TrainingError: `output` holds another run, a run and `resume` is not said, or anything else; or another run
+                writes there now.
         """
         check_output(self.output, resume=resume)
         found = checkpoints(self.output)
         # All have looked before the first one writes.
         self.accelerator.wait_for_everyone()
-        self.output.mkdir(parents=True, exist_ok=True)
-        self.resumed = bool(found) or (resume and (self.output / RETRIEVAL_FOLDER).is_dir())
-        if not found:
-            self._stage_one(resume)
-        self._stage_two(found[-1][1] if found else None, stop_after)
+        with self._alone():
+            self.resumed = bool(found) or (resume and (self.output / RETRIEVAL_FOLDER).is_dir())
+            if not found:
+                self._stage_one(resume)
+            self._stage_two(found[-1][1] if found else None, stop_after)
 
     # --- stage 1 ---------------------------------------------------------------------------------------------
 
@@ -336,7 +334,15 @@ class Trainer:
     # --- the end ---------------------------------------------------------------------------------------------
 
     def finish(self) -> KnowledgeAdapter:
-        """The adapter as users get it, written to `output`: takes vectors as they come, and knows when it knows."""
+        """The adapter as users get it, written to `output`: takes vectors as they come, and knows when it knows.
+
+        Raises:
+            TrainingError: another run writes to `output` now.
+        """
+        with self._alone():
+            return self._finish()
+
+    def _finish(self) -> KnowledgeAdapter:
         material, config = self.material, self.config
         trained = copy.deepcopy(self.adapter)
         rescale_inputs(trained, material.vectors.scale)
@@ -390,6 +396,10 @@ class Trainer:
     def _prompt(self, question: str) -> list[int]:
         return prompt_ids(self.material.texts.prompt, question, self.material.texts.tokenizer)
 
+    def _alone(self) -> AbstractContextManager[None]:
+        """The output folder for this run alone; of several processes the main one writes there."""
+        return sole_run(self.output) if self.accelerator.is_main_process else nullcontext()
+
     def _go_on(self, stage: int, after: int = 0) -> None:
         if self._records is not None:
             self._records.go_on(stage, after)
@@ -399,12 +409,22 @@ class Trainer:
             self._records.write(record)
 
 
-def lasting_settings(config: TrainingConfig) -> dict[str, Any]:
-    """The settings that a resumed run must have too."""
-    return {name: value for name, value in config.to_dict().items() if name not in _FREE}
+def rows_of_step(config: TrainingConfig, accelerator: Accelerator) -> int:
+    """Questions of one step of stage 2, of all processes."""
+    return config.per_device_train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
 
 
-def _told(facts: Facts) -> str:
-    """How many, and which."""
+def lasting_settings(config: TrainingConfig, accelerator: Accelerator) -> dict[str, Any]:
+    """What a resumed run must have too, of the config and of the launch."""
+    precision = accelerator.mixed_precision
+    return {
+        **{name: value for name, value in config.to_dict().items() if name not in _FREE},
+        "mixed_precision": None if precision == "no" else precision,
+        "rows": rows_of_step(config, accelerator),
+    }
+
+
+def learned_from(facts: Facts, encoder: Encoder) -> dict[str, Any]:
+    """What a resumed run must have too, of the data."""
     digest = hashlib.sha256("\0".join((*facts.key_texts, *facts.values)).encode("utf-8", "surrogatepass"))
-    return f"{len(facts)}, {digest.hexdigest()[:12]}"
+    return {"facts": f"{len(facts)}, {digest.hexdigest()[:12]}", "vectors": encoder.fingerprint}

@@ -20,6 +20,7 @@ from kblam.shipped import DEMO, SMOLLM2_ADAPTER
 from kblam.training import calibration_run
 from kblam.training.config import TrainingConfig
 from kblam.training.material import Material
+from kblam.training.run import Trainer
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
 from tests.models.tiny import EMBEDDING_DIM, tiny_model
@@ -125,6 +126,31 @@ def test_a_run_of_other_settings_is_told_before_anything_is_encoded(
     (tmp_path / "retrieval" / "state.json").write_text(json.dumps({"step": 0, "run": run}))
     told = kblam("train", "-o", tmp_path, "--resume", "--bf16", "false", "--seed", "4", "--save_steps", "7")
     told.failed(2, "retrieval is of a run with other settings: --seed was 0, is 4; use those, or another output folder")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"rows": 8}, "rows (--per_device_train_batch_size x --gradient_accumulation_steps x processes) was 8, is 4"),
+        ({"mixed_precision": "bf16"}, "mixed_precision (--mixed_precision of the launch) was 'bf16', is None"),
+        ({"facts": "1, ab"}, "facts (--kb and the invented world: their number and hash) was '1, ab', is '"),
+        ({"vectors": "other"}, "vectors (the encoder) was 'other', is 'hashing:0:16'"),
+    ],
+)
+def test_a_run_of_another_launch_or_other_data_is_told_before_anything_is_encoded(
+    changed: dict[str, Any],
+    told: str,
+    prepared: Callable[..., Material],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Trainer(small(), prepared(), tmp_path / "adapter", say=[].append).run
+    (tmp_path / "adapter" / "retrieval").mkdir(parents=True)
+    state = json.dumps({"step": 0, "run": {**run, **changed}})
+    (tmp_path / "adapter" / "retrieval" / "state.json").write_text(state)
+    monkeypatch.setattr("kblam.training.material.Vectors", lambda *_: pytest.fail("something was encoded"))
+    options = ["-o", str(tmp_path / "adapter"), "--cache", str(tmp_path / "vectors"), *flags(), "--resume"]
+    kblam("train", *options).failed(2, f"retrieval is of a run with other settings: {told}")
 
 
 @pytest.fixture

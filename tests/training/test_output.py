@@ -14,7 +14,8 @@ from kblam.errors import TrainingError
 from kblam.knowledge import Triple
 from kblam.training import card
 from kblam.training.card import write_card
-from kblam.training.checkpoints import check_output, checkpoints
+from kblam.training.checkpoints import check_output, checkpoints, sole_run
+from kblam.training.estimate import estimate
 from kblam.training.run import Trainer
 from kblam.whole.unfinished import unfinished_file
 from tests.training.conftest import Prepare, small, trainer_of
@@ -27,7 +28,10 @@ def test_a_run_is_never_written_over(prepared: Prepare, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"other settings: learning_rate was 0.0012, is 0.5"):
         trainer_of(prepared, tmp_path, learning_rate=0.5).fit(resume=True)
     other = Trainer(small(), prepared(triples=[Triple("Machine 7", "torque", "9 Nm")]), tmp_path, say=[].append)
-    with pytest.raises(TrainingError, match=r"other settings: facts was '\d+, \w+', is '\d+, \w+'"):
+    told = (
+        r"other settings: facts \(triples and the invented world: their number and hash\) was '\d+, \w+', is '\d+, \w+'"
+    )
+    with pytest.raises(TrainingError, match=told):
         other.fit(resume=True)
     state = (tmp_path / "checkpoint-3" / "state.json").read_text()
     for damaged in ("{", state.replace('"step": 3', '"step": 1, "step": 3')):
@@ -105,6 +109,46 @@ def test_what_a_stopped_run_left_is_no_hindrance(prepared: Prepare, tmp_path: Pa
     assert [step for step, _ in checkpoints(tmp_path)] == [1]
 
 
+def test_two_runs_do_not_write_into_one_folder(prepared: Prepare, tmp_path: Path) -> None:
+    trainer = trainer_of(prepared, tmp_path)
+    told = "another run of kblam train writes to .* now; wait for its end, or choose another output"
+    with sole_run(tmp_path):
+        before = contents(tmp_path)
+        for resume in (False, True):
+            with pytest.raises(TrainingError, match=told):
+                check_output(tmp_path, resume=resume)
+            with pytest.raises(TrainingError, match=told):
+                trainer.fit(resume=resume)
+        for begin in (trainer.finish, sole_run(tmp_path).__enter__):  # one that looked before the other began
+            with pytest.raises(TrainingError, match=told):
+                begin()
+        assert contents(tmp_path) == before
+    assert contents(tmp_path) == {}
+    (tmp_path / ".train.lock").touch()  # of a run that was killed
+    trainer.fit()
+    assert not (tmp_path / ".train.lock").exists()
+
+
+def test_while_a_run_goes_on_its_folder_is_its_own(
+    prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def look(*_: Any, **__: Any) -> Any:
+        with pytest.raises(TrainingError, match="another run of kblam train writes to"):
+            check_output(tmp_path, resume=True)
+        seen.append("in use")
+        raise KeyboardInterrupt
+
+    trainer = trainer_of(prepared, tmp_path)
+    for part, begin in (("train_retrieval", trainer.fit), ("calibrated", trainer.finish)):
+        monkeypatch.setattr(f"kblam.training.run.{part}", look)
+        with pytest.raises(KeyboardInterrupt):
+            begin()
+        check_output(tmp_path, resume=False)
+    assert len(seen) == 2
+
+
 def test_an_output_that_cannot_be_written_is_told_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +180,7 @@ def test_a_card_names_a_base_that_the_hub_has(tmp_path: Path) -> None:
     assert card._hub_name("smollm2") == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert card._hub_name("meta-llama/Llama-3.2-1B-Instruct") == "meta-llama/Llama-3.2-1B-Instruct"
     assert card._hub_name(str(tmp_path)) is None, "a folder, which the hub refuses"
+    assert card._hub_name("tiny") is None, "of this package alone"
 
 
 def test_a_card_that_somebody_wrote_is_kept(prepared: Prepare, tmp_path: Path) -> None:
@@ -162,6 +207,7 @@ def test_the_card_says_what_the_minutes_were_spent_on(prepared: Prepare, tmp_pat
     assert not first.resumed
     second = trainer_of(prepared, tmp_path)
     second.fit(resume=True)
+    assert estimate(second).startswith("the confidence takes some minutes"), "nothing else is left"
     second.finish()
     for trainer, minutes in (first, "in 1 minutes on"), (second, "in parts, the last in 1 minutes on"):
         trainer.calibration = second.calibration
