@@ -168,7 +168,7 @@ def test_an_estimate_is_of_what_a_run_that_goes_on_has_left(
         estimate(trainer_of(prepared, tmp_path / name)).partition("the confidence")[0]
         for name in ("begun", "half", "done")
     ]
-    assert told == ["stage 2 takes about 6 minutes, and then ", "stage 2 takes about 2 minutes, and then ", "and then "]
+    assert told == ["stage 2 takes about 6 minutes, and then ", "stage 2 takes about 2 minutes, and then ", ""]
 
 
 def test_only_what_is_not_the_cpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def test_what_a_run_writes_is_an_adapter_that_takes_vectors_as_they_come(prepare
     inside.load_state_dict(trainer.adapter.state_dict())
     write_card(trainer, 60.0)
     text = (tmp_path / "README.md").read_text()
-    assert "base_model: tiny" in text
+    assert "base_model:" not in text, "the hub has none of that name"
     assert "These are no test figures" in text
     adapter = KnowledgeAdapter.from_pretrained(tmp_path)
     assert trainer.calibration is not None
