@@ -276,6 +276,7 @@ def _as_read_by(module: nn.Module, vectors: Tensor) -> Tensor:
     """Vectors on the device and in the dtype of a module's weights; as they are for a module without any."""
     own = next(module.parameters(), None)
     if own is None:
-        # Quantised layers keep their weights packed, and read float32.
-        return vectors.float() if module.state_dict() else vectors
+        # Quantised layers keep their weights packed, and read float32. To look for those would be `state_dict`, which a
+        # compiler does not always trace.
+        return vectors if isinstance(module, nn.Identity) else vectors.float()
     return vectors.to(own.device, own.dtype)
