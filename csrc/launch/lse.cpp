@@ -50,8 +50,10 @@ class Launch {
                         &states.total[state],
                         nullptr};
     }
-    kernels.latent(p.keys_of(first_b, head), {p.dtype, lanes, p.bytes, false}, taken, count, begin, end, p.width,
-                   p.scale, scratch.get() + worker * scratch_bytes);
+    Latents keys = p.keys_of(first_b, head);
+    keys.value = nullptr;  // rows have no output
+    kernels.latent(keys, {p.dtype, lanes, p.bytes, false}, taken, count, begin, end, p.width, p.scale,
+                   scratch.get() + worker * scratch_bytes);
   }
 
   void finish(int64_t row) {
