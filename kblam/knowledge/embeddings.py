@@ -87,7 +87,7 @@ def to_blobs(vectors: np.ndarray, names: Sequence[object], dimension: int, kind:
 def from_blobs(blobs: Sequence[bytes], out: np.ndarray) -> bool:
     """Fill `out`, (len(blobs), P) float16, from stored blobs; False if one is not a blob of that length."""
     size = out.shape[1] * _STORED.itemsize
-    if any(type(blob) is not bytes or len(blob) != size for blob in blobs):
+    if not set(map(type, blobs)) <= {bytes} or not set(map(len, blobs)) <= {size}:
         return False
     out[:] = np.frombuffer(b"".join(blobs), _STORED).reshape(out.shape)
     return True

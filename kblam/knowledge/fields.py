@@ -32,6 +32,8 @@ def clean(field: str, text: object, *, compose: bool = False) -> str:
         raise TripleFormatError(
             f"{field} has {len(text):,} characters, more than {MAX_FIELD_CHARACTERS:,}: {shortened(text)}"
         )
+    if _is_plain(text):
+        return text
     if not text.isascii():
         _check_combining_marks(field, text)
     cleaned = bare(text) if compose else text.strip(_ENDS)
@@ -41,6 +43,13 @@ def clean(field: str, text: object, *, compose: bool = False) -> str:
         raise TripleFormatError(f"{field} has no character that can be seen: {cleaned[:20]!a}")
     check_storable(field, cleaned)
     return cleaned
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it is ASCII that prints, no space around it, as most texts are: `clean` has nothing to do."""
+    if type(text) is not str:  # such as numpy's: what is stored is Python's
+        return False
+    return text.isascii() and text.isprintable() and bool(text) and text[0] != " " and text[-1] != " "
 
 
 def bare(text: str) -> str:
@@ -69,6 +78,8 @@ def check_storable(field: str, text: str) -> None:
 
 
 def _check_combining_marks(field: str, text: str) -> None:
+    if len(text) <= MAX_COMBINING_MARKS:
+        return
     run = 0
     for character in text:
         run = run + 1 if unicodedata.combining(character) else 0

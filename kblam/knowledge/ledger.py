@@ -97,7 +97,7 @@ def write(sql: sqlite3.Connection, ledger: Ledger) -> None:
 
 def checksum_of(*fields: str | int | None) -> int:
     """Of a row of texts and numbers. No text holds a NUL, and none is empty, so fields cannot run into each other."""
-    return crc32("\0".join("" if field is None else str(field) for field in fields).encode())
+    return crc32("\0".join(["" if field is None else str(field) for field in fields]).encode())
 
 
 def checksum_of_texts(row: Sequence[str | int | None], sources: str | None) -> int:

@@ -48,12 +48,12 @@ def checked_triple(name: str, row: Sequence[Any], ledger: Ledger) -> Triple:
     if ledger.checked and checksum_of_texts(texts, sources) != checksum:
         raise damaged(name, f"the texts of triple {row[0]} have a wrong checksum")
     try:
-        fields = dict(zip(FIELDS, row[1:7], strict=True))
+        fields = dict(zip(FIELDS, texts[1:7], strict=True))
         triple = Triple(**fields, sources=() if sources is None else read_sources(sources))
     except TripleFormatError as error:
         raise damaged(name, f"triple {row[0]} cannot be: {error}") from error
-    stored = (triple.name, triple.property, triple.value, triple.key_string, triple.question, triple.answer)
-    is_as_made = stored == tuple(row[1:7]) and sources_text(triple) == sources
+    made = [triple.name, triple.property, triple.value, triple.key_string, triple.question, triple.answer]
+    is_as_made = made == texts[1:7] and sources_text(triple) == sources
     if not is_as_made or type(row[7]) is not str or type(row[8]) is not int:
         raise damaged(name, f"triple {row[0]} is not in the form that kblam stores")
     return triple
@@ -139,13 +139,13 @@ def prove_texts(name: str, sql: sqlite3.Connection, ledger: Ledger) -> None:
         if told != "ok":
             raise damaged(name, str(told).splitlines()[0][:120])
     last = count = total = 0
-    while True:
-        rows = list(triples_in_order(name, sql, ledger, last, CHUNK))
-        if not rows:
-            break
-        last = rows[-1][0]
-        count += len(rows)
-        total += sum(row[1] for row in rows)
+    before = -1
+    while count > before:
+        before = count
+        for id, checksum, _ in triples_in_order(name, sql, ledger, last, CHUNK):  # one at a time: none is kept
+            last = id
+            count += 1
+            total += checksum
     check_totals(name, ledger, (count, total), (ledger.triples, ledger.texts_sum), "texts")
     removed = removed_since(name, sql, ledger, 0)
     given = sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'triples'").fetchone()

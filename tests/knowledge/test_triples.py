@@ -5,10 +5,13 @@ import pickle
 import time
 from dataclasses import FrozenInstanceError
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kblam.errors import TripleFormatError
+from kblam.knowledge import fields
 from kblam.knowledge.fields import MAX_COMBINING_MARKS, MAX_FIELD_CHARACTERS
 from kblam.knowledge.records import RecordReader, as_triples, triples_of
 from kblam.knowledge.sources import Source
@@ -68,6 +71,26 @@ def test_what_shows_nothing_at_the_ends_is_no_part_of_a_name() -> None:
 def test_a_text_that_cannot_be_seen_is_refused(field: str, text: str) -> None:
     with pytest.raises(TripleFormatError, match=rf"{field} has no character that can be seen: '\\"):
         Triple(**{"name": "n", "property": "p", "value": "v", field: text})
+
+
+@settings(max_examples=500)
+@given(st.text(st.sampled_from(" \t\0a~\x7fe\u0301\u00e9\u00a0\u200b"), max_size=4), st.booleans())
+def test_the_short_way_of_plain_text_changes_no_text(text: str, compose: bool) -> None:
+    def cleaned() -> str:
+        try:
+            return fields.clean("name", text, compose=compose)
+        except TripleFormatError as error:
+            return f"{error}"
+
+    short = cleaned()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fields, "_is_plain", lambda text: False)
+        assert cleaned() == short
+
+
+def test_what_a_triple_holds_are_texts_of_python() -> None:
+    triple = Triple(*map(np.str_, ("Amber Falcon", "color", "red")))
+    assert {type(text) for text in (triple.name, triple.property, triple.value)} == {str}
 
 
 def test_a_long_run_at_the_ends_takes_no_time() -> None:
