@@ -15,6 +15,7 @@ from kblam.generation.clauses import Split, by_names, splits
 from kblam.generation.decision import AskedSplit, Rules
 from kblam.generation.evidence import EvidenceRecorder
 from kblam.generation.prompt import TOKENIZING, encode_question, left_padded
+from kblam.generation.pronouns import resolved
 from kblam.generation.words import Found, Words, judged, named_places
 from kblam.knowledge import Encoder
 from kblam.knowledge.asking import asked_in
@@ -71,6 +72,7 @@ def cuts_of(rules: Rules, question: str, names: SaysNames | None) -> list[Split]
     if names is None:
         return _affordable(splits(question))
     cuts = splits(question, names.is_property)
+    cuts += [named for cut in cuts if (named := resolved(question, cut, names.names_in)) is not None]
     # A part that says no name finds nothing that counts, so it need not be asked.
     cuts += by_names(question, names.names_in(question), names.is_property)
     return _affordable([cut for cut in cuts if cut.is_explicit or all(map(names.says_a_name, cut.parts))])

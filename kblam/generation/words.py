@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kblam.errors import StoreError
+from kblam.generation.kinds import can_answer
 from kblam.knowledge import Triple
 from kblam.models.judging import MOST_OF_NAME, Candidate, Judge, Judged
 from kblam.models.resident import ResidentKnowledge
@@ -117,6 +118,11 @@ def judged(
             replace(one, confidence=confidence, asks_everything=everything, is_named=named)
             for one, confidence, everything, named in zip(every[row], *verdict, strict=True)
         ]
+        told = [one if _fits(str(questions[row]), one) else replace(one, confidence=0.0) for one in told]
         told.sort(key=lambda one: -(one.confidence or 0.0))
         every[row] = tuple(told)
     return every
+
+
+def _fits(question: str, one: Found) -> bool:
+    return can_answer(question, one.triple.property, one.triple.value)

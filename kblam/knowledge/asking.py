@@ -13,6 +13,7 @@ from kblam.stops import STOPS
 
 ASKS = re.compile(
     r"(?:and |also |then |please )*"
+    r"(?:(?:in|on|at|by|for|from|to|of|with|since|until|under|about)\s+(?=(?:what|which|whom|whose|how|when|where)\b))?"
     r"(?:what|who|whom|whose|when|where|which|why|how|tell|give|name|describe|explain|show|find|list|remind|"
     # "I need it by noon" goes with what was asked before.
     r"do you know|can you|could you|(?:i want|i would like|i need)(?!\s+(?:it|this|them)\b))\b",

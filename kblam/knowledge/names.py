@@ -14,6 +14,7 @@ from kblam.knowledge.filler import FILLER
 from kblam.knowledge.listed import listed
 from kblam.knowledge.longer_names import LongerNames
 from kblam.knowledge.mention import is_by_words, says, spans_of, words, words_at
+from kblam.knowledge.other_things import is_in_compound, owns_what_is_meant
 from kblam.knowledge.spelling import (
     PLAIN,
     Typed,
@@ -95,11 +96,15 @@ class Names:
         said = dict.fromkeys(name for name, _, _ in self._said(text))
         return [name for one in said for name in self._known[one] if _is_said(text, name)]
 
-    def only_in_longer(self, text: str, name: str, is_asked: IsProperty) -> bool:
-        """Whether a text says this name only with more behind it, as a longer name of its family (`LongerNames`).
+    def only_in_other(self, text: str, name: str, is_asked: IsProperty, properties: Collection[str] = ()) -> bool:
+        """Whether a text says this name only as a part of what means something else.
+
+        With more behind it that makes a longer name of its family (`LongerNames`), or with words beside it that make
+        something else of any name (`other_things`).
 
         Args:
             is_asked: whether words are a property, in any case: "Acme Annual Revenue" is no longer name.
+            properties: those of this name, as they may be said.
         """
 
         def begins(behind: str) -> bool:  # with a property, or "Kind regards"
@@ -107,7 +112,14 @@ class Names:
             first = next(_stock_phrases()._runs([word for word, _, _ in said]), None)
             return (first is not None and first[0] == 0) or _begins_with_property(behind, said, is_asked)
 
-        return self._longer.are_said(text, spans_of(text, name), begins)
+        places = list(spans_of(text, name))
+        alone = [
+            place
+            for place in places
+            if not is_in_compound(text, *place, begins)
+            and not owns_what_is_meant(text, *place, begins, is_asked, properties)
+        ]
+        return bool(places) and (not alone or self._longer.are_said(text, alone, begins))
 
     def spans_in(self, text: str) -> list[tuple[int, int]]:
         """The characters [start, end) of each name, where it is first said; of two that overlap the first."""

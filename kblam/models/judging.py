@@ -209,7 +209,8 @@ class Judge:
 
         def is_meant(name: str) -> bool:
             if name in there or self._names.looks_for(name):
-                return name in there and not self._names.only_in_longer(question, name, is_asked)
+                of_name = [called for one in candidates if one.name == name for called in compared.called(one.property)]
+                return name in there and not self._names.only_in_other(question, name, is_asked, of_name)
             # A name inside a longer one is not: "Path Traversal" in "Relative Path Traversal".
             return not any(len(other) > len(name) and says(other, name) for other in names | there)
 

@@ -47,6 +47,7 @@ class Reader(DeepEncoder):
         (SKY + "Dr. Lee asks for the founder of St. Ives", "Dr. Lee asks for the founder of St. Ives"),
         ("the sky is blue and so on and on and on and on, what is the founder of A",
          "what is the founder of A"),
+        ("the sky is blue and so on and on and on and on, in which town is A", "in which town is A"),
         ("the sky is blue and so on and on and on and on the founder of A",
          "so on and on and on and on the founder of A"),
         ("What is the founder of A, given that the sky is blue and so on, tell me it",

@@ -20,9 +20,9 @@ NAMES = [
 ASKED = Vocabulary(["annual revenue", "IATA code", "price"])
 
 
-def only_in_longer(text: str, names: list[str] = NAMES) -> list[str]:
+def only_in_other(text: str, names: list[str] = NAMES) -> list[str]:
     known = Names(names)
-    return [name for name in known.meant_in(text) if known.only_in_longer(text, name, ASKED.__contains__)]
+    return [name for name in known.meant_in(text) if known.only_in_other(text, name, ASKED.__contains__)]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def only_in_longer(text: str, names: list[str] = NAMES) -> list[str]:
     ],
 )
 def test_a_longer_name_of_the_family_is_said(text: str, name: str) -> None:
-    assert only_in_longer(text) == [name]
+    assert only_in_other(text) == [name]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,6 @@ def test_a_longer_name_of_the_family_is_said(text: str, name: str) -> None:
         "Where did the Battle take place in France?",
         "Where was the Battle of the year?",
         "Who founded Acme, Foods or Bolt?",
-        "Who founded Acme-Foods?",
         "What is the range of the Boeing 737-800?",
         "Who flies a Boeing 737-like plane?",
         "Who founded Acme? Foods did.",
@@ -75,7 +74,7 @@ def test_a_longer_name_of_the_family_is_said(text: str, name: str) -> None:
     ],
 )
 def test_a_name_with_something_else_behind_it_is_said(text: str) -> None:
-    assert only_in_longer(text) == []
+    assert only_in_other(text) == []
 
 
 @pytest.mark.parametrize(
@@ -89,20 +88,20 @@ def test_a_name_with_something_else_behind_it_is_said(text: str) -> None:
     ],
 )
 def test_where_every_letter_is_a_capital_they_tell_nothing(text: str, found: list[str]) -> None:
-    assert only_in_longer(text, ["IBM", "IBM Watson", "RT", "RT 9"]) == found
+    assert only_in_other(text, ["IBM", "IBM Watson", "RT", "RT 9"]) == found
 
 
 def test_a_family_grows() -> None:
     names, text = Names(["Acme"]), "Who founded Acme Foods?"
-    assert not names.only_in_longer(text, "Acme", ASKED.__contains__)
+    assert not names.only_in_other(text, "Acme", ASKED.__contains__)
     names.add(["Acme Holdings", "Acme Motors"])
-    assert names.only_in_longer(text, "Acme", ASKED.__contains__)
+    assert names.only_in_other(text, "Acme", ASKED.__contains__)
     names.add(["Acme 7"])
-    assert names.only_in_longer("Who founded Acme 8?", "Acme", ASKED.__contains__)
+    assert names.only_in_other("Who founded Acme 8?", "Acme", ASKED.__contains__)
 
 
 def test_a_name_that_the_text_does_not_say() -> None:
-    assert not Names(NAMES).only_in_longer("Who founded Bolt Foods?", "Acme", ASKED.__contains__)
+    assert not Names(NAMES).only_in_other("Who founded Bolt Foods?", "Acme", ASKED.__contains__)
 
 
 _TEXT = st.lists(st.sampled_from(["A", "a", "B", "of", "7", "A B", "?", ",", "b"]), max_size=6).map(" ".join)
@@ -114,12 +113,12 @@ def test_only_a_family_has_longer_names(names: list[str], text: str) -> None:
     for name in known.meant_in(text):
         key = " ".join(words(name))
         family = [one for one in keys if one.startswith(f"{key} ") or (one and key.startswith(f"{one} "))]
-        assert family or not known.only_in_longer(text, name, ASKED.__contains__)
+        assert family or not known.only_in_other(text, name, ASKED.__contains__)
 
 
 def test_large_families_and_long_texts_take_no_time() -> None:
     known = Names(["The W", *(f"The W {number}" for number in range(50_000))])
     text = "The W 50001 " * 2_000
     started = time.process_time()
-    assert known.only_in_longer(text, "The W", ASKED.__contains__)
+    assert known.only_in_other(text, "The W", ASKED.__contains__)
     assert time.process_time() - started < 5

@@ -1,0 +1,73 @@
+"""A value that cannot be what a question asks for: nobody's name answers "when"."""
+
+from __future__ import annotations
+
+import pytest
+
+from kblam.generation.kinds import can_answer
+
+ARCHITECT, HEIGHT, STAFF = ("architect", "Lena Moss"), ("height", "3,120 m"), ("lead engineer", "Ingrid Odegard")
+
+
+@pytest.mark.parametrize(
+    ("question", "fact"),
+    [
+        ("When was Height Tower built?", ARCHITECT),
+        ("when was height tower built", ARCHITECT),
+        ("Hi, when was Height Tower built?", ARCHITECT),
+        ("Do you know when Height Tower was built?", ARCHITECT),
+        ("Please tell me in which year Height Tower was built.", ARCHITECT),
+        ("In what year was Height Tower built?", ARCHITECT),
+        ("When was Mount Brel first climbed?", HEIGHT),
+        ("When did she call?", ("phone number", "555 0199")),
+        ("How many engineers work on Project Nightjar?", STAFF),
+        ("Where was Acme founded?", ("founder", "Wile Coyote")),
+        ("Do you know where they work?", STAFF),
+        ("Who is the former owner of Height Tower?", ("owner", "Moss Holdings")),
+        ("Who was the Ex-Owner of Height Tower?", ("owner", "Moss Holdings")),
+        ("Who is the deputy lead engineer?", ("leadEngineer", "Ingrid Odegard")),
+        ("What is the second phone number of Ann?", ("phone number", "555 0199")),
+        ("Who was CEO of Globex before Rita Vale?", ("CEO", "Rita Vale")),
+        ("Who replaced the Moss Holdings as the owner?", ("owner", "Moss Holdings")),
+    ],
+)
+def test_it_cannot(question: str, fact: tuple[str, str]) -> None:
+    assert not can_answer(question, *fact)
+
+
+@pytest.mark.parametrize(
+    ("question", "fact"),
+    [
+        ("Who designed Height Tower?", ARCHITECT),
+        ("Who designed it when it was built?", ARCHITECT),
+        ("When was it built, and who designed it?", ARCHITECT),
+        ("When was the architect of Height Tower born?", ARCHITECT),  # says the property
+        ("When does radon melt?", ("melting point", "202.15 kelvin")),
+        ("Do you know when radon melts?", ("melting point", "202.15 kelvin")),
+        ("When is it open?", ("visits", "on request")),
+        ("When was it built?", ("construction", "1890")),
+        ("When was it built?", ("construction", "c. 870")),
+        ("When was it built?", ("construction", "5th century")),
+        ("When was it built?", ("construction", "after the flood")),
+        ("When was it built?", ("completion date", "unknown")),
+        ("When did it open?", ("opening", "9:30")),
+        ("When did it open?", ("start", "Monday")),
+        ("When was it built?", ("Bau", "Spätmittelalter")),  # not told
+        ("How many floors does it have?", ("floors", "a handful")),
+        ("How many people live there?", ("population", "210,000")),
+        ("How many people live there?", ("population", "about two dozen")),
+        ("How many hours ahead of GMT is it?", ("time zone", "Asia/Omsk")),
+        ("How many kinds and which are there?", STAFF),
+        ("", ARCHITECT),
+        ("Where do I find the founder of Acme?", ("founder", "Wile Coyote")),
+        ("Where is it, and who founded it?", ("founder", "Wile Coyote")),
+        ("Where is Globex?", ("headquarters", "Oslo")),
+        ("Who is the former owner?", ("former owner", "Moss Holdings")),
+        ("Is the former owner an owner?", ("owner", "Moss Holdings")),
+        ("Who is the current owner?", ("owner", "Moss Holdings")),
+        ("Did Rita Vale come before Rita Vale?", ("CEO", "Rita Vale")),
+        ("Is Rita Vale the CEO?", ("CEO", "Rita Vale")),
+    ],
+)
+def test_it_may(question: str, fact: tuple[str, str]) -> None:
+    assert can_answer(question, *fact)
