@@ -231,9 +231,9 @@ class LatentKnowledge:
         # A key's norm scales its latent, and its bias as one more column, filled up to whole vectors of a tensor core.
         scale = self.norm if self.key_scale is None else self.norm * self.key_scale
         more = -(p.width + 1) % 8
-        rows = torch.cat([dequantise(self.key, scale, dtype), F.pad(self.norm[:, None].to(dtype), (0, more))], 1)
-        weight = torch.cat([p.key_weight, F.pad(p.key_bias[..., None], (0, more))], 2)
-        with exactly(rows.device):
+        with exactly(self.key.device):
+            rows = torch.cat([dequantise(self.key, scale, dtype), F.pad(self.norm[:, None].to(dtype), (0, more))], 1)
+            weight = torch.cat([p.key_weight, F.pad(p.key_bias[..., None], (0, more))], 2)
             key = rows @ weight.flatten(0, 1).T
             value = F.linear(
                 dequantise(self.value, self.value_scale, dtype), p.value_weight.flatten(0, 1), p.value_bias.flatten()

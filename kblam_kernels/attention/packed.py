@@ -32,6 +32,7 @@ from kblam_kernels.latent.tiles import (
     query_bytes,
     tile_of,
 )
+from kblam_kernels.precision import exactly
 
 
 def partial_knowledge_attention(
@@ -117,7 +118,8 @@ def partial_knowledge_attention(
     if len(parts) == 1:
         return parts[0][0], parts[0][1].contiguous()
     outputs, lses = zip(*parts, strict=True)
-    return torch.cat(outputs), torch.cat(lses, 1)
+    with exactly(knowledge_query.device):  # autocast takes no half precision but its own here
+        return torch.cat(outputs), torch.cat(lses, 1)
 
 
 def merge_states(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:

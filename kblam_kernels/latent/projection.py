@@ -15,6 +15,7 @@ from kblam_kernels.common.checks import COMPUTED
 from kblam_kernels.common.columns import chunks
 from kblam_kernels.errors import expect, number, refuse, tensors, whole
 from kblam_kernels.knowledge import SCALED_DTYPES, LatentProjection, dequantise
+from kblam_kernels.precision import exactly
 
 KEY_NORM_EPS = 1e-5
 # Latents normalised at a time: bounds the scratch memory of a large knowledge base.
@@ -60,7 +61,8 @@ class KeyNorm:
         norm = torch.empty(latents.shape[0], dtype=result, device=latents.device)
         for rows in chunks(latents.shape[0], ROWS):
             stored = dequantise(latents[rows], None if scale is None else scale[rows], working)
-            root = torch.addmm(offset, stored, factor)
+            with exactly(stored.device):
+                root = torch.addmm(offset, stored, factor)
             norm[rows] = root.square().sum(-1).add(self.eps).rsqrt()
         return norm
 
@@ -156,7 +158,8 @@ def absorb(
     slots = []
     for slot in range(num_slots):
         rows = slice(slot * outputs // num_slots, (slot + 1) * outputs // num_slots)
-        centred = torch.cat([key_weight[rows], key_bias[rows, None]], dim=1).double() - mean
+        # Float64 first: under autocast half precision of another kind than its own cannot be put together.
+        centred = torch.cat([key_weight[rows].double(), key_bias[rows, None].double()], dim=1) - mean
         gram += centred.T @ centred
         slots.append(
             LatentProjection(

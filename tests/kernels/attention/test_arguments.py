@@ -314,6 +314,27 @@ def test_autocast_changes_no_planned_run_and_no_lse_of_knowledge() -> None:
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize(("dtype", "cast"), [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16)])
+def test_a_model_may_be_in_other_half_precision_than_autocast(dtype: torch.dtype, cast: torch.dtype) -> None:
+    """PyTorch refuses to put its tensors together there."""
+    step = batch([5, 1, 2], [(0, 40), (7, 20), (0, 9)], dtype=dtype, is_latent=True)
+    weight = WEIGHT.to(dtype)
+
+    def made() -> list[Tensor]:
+        rows = step.knowledge_query.repeat(2, 1, 1)[:9]  # the last is padding
+        attended = partial_knowledge_attention(rows, step.knowledge, step.starts, step.ranges, knowledge_bias=step.bias)
+        query, dense = rows.transpose(0, 1)[None], step.knowledge.to_dense()
+        mass = evidence(query, replace(step.knowledge, materialised=True), attended[1][None])
+        adapter = absorb(weight, None, weight, None, num_slots=1, num_heads=4, head_dim=8)
+        return [*attended, dense.key, dense.value, mass, adapter.slots[0].key_weight, adapter.key_norm(weight)]
+
+    expected = made()
+    with torch.autocast("cpu", cast):
+        found = made()
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("maker", [make, make_latent])
 def test_a_bias_of_no_tokens_may_have_any_strides(maker: Callable[..., Problem]) -> None:
