@@ -92,8 +92,7 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
 
 def _in_use(output: Path, by: str = "another run of kblam train") -> TrainingError:
     return TrainingError(
-        f"{by} writes to {output} now; wait for its end, or choose another "
-        f"{argument('output', '--output', ('train',))}"
+        f"{by} writes to {output} now; wait for its end, or choose another {argument('output', '--output', ('train',))}"
     )
 
 
