@@ -117,8 +117,9 @@ class Trainer:
         if cut := cut_values(self.material.train, self.material.texts):
             self.say(
                 f"of {len(self.material.train):,} values {many(len(cut), 'has', 'have')} more than {MOST_OF_VALUE} "
-                f"tokens (the longest {max(cut):,}): of such a one stage 2 teaches the first {MOST_OF_VALUE} and no end, so "
-                f"without a pointer it will not be said whole; give shorter values, or leave {setting('pointer')} true"
+                f"tokens (the longest {max(cut):,}): of such a one stage 2 teaches the first {MOST_OF_VALUE} and no "
+                f"end, so without a pointer it will not be said whole; give shorter values, or leave "
+                f"{setting('pointer')} true"
             )
 
     @property

@@ -86,8 +86,8 @@ class Plan:
     def __str__(self) -> str:
         s, d = self.workload, self.device
         head = (
-            f"plan for {_many(s.triples, 'triple')}, {_many(s.layers, 'layer')} of {s.num_heads} heads x {s.head_dim}, latents of "
-            f"{s.width} x {s.latent_size} bytes, batch {s.batch}"
+            f"plan for {_many(s.triples, 'triple')}, {_many(s.layers, 'layer')} of {s.num_heads} heads x {s.head_dim}, "
+            f"latents of {s.width} x {s.latent_size} bytes, batch {s.batch}"
         )
         where = f"on {d.name}: {d.rates(s.element_size).bytes_per_second / 1e9:,.0f} GB/s, {_size(d.memory)} free"
         if not self.changes:

@@ -133,7 +133,7 @@ def test_two_runs_do_not_write_into_one_folder(prepared: Prepare, tmp_path: Path
 def test_no_run_begins_where_another_command_makes_a_folder(tmp_path: Path) -> None:
     with sole_writer(tmp_path / "adapter"):
         for resume in (False, True):
-            with pytest.raises(TrainingError, match="another command writes to .*adapter now; wait for its end"):
+            with pytest.raises(TrainingError, match=r"another command writes to .*adapter now; wait for its end"):
                 check_output(tmp_path / "adapter", resume=resume)
     check_output(tmp_path / "adapter", resume=False)
 
@@ -218,7 +218,7 @@ def test_the_card_says_what_the_minutes_were_spent_on(prepared: Prepare, tmp_pat
     second.fit(resume=True)
     assert estimate(second).startswith("the confidence takes some minutes"), "nothing else is left"
     second.finish()
-    for trainer, minutes in (first, "in 1 minutes on"), (second, "in parts, the last in 1 minutes on"):
+    for trainer, minutes in (first, "in 1 minute on"), (second, "in parts, the last in 1 minute on"):
         trainer.calibration = second.calibration
         write_card(trainer, 60.0)
         card = (tmp_path / "README.md").read_text()
