@@ -15,7 +15,7 @@ from unittest import mock
 
 import pytest
 
-from kblam.whole import whole, why_not, write_whole
+from kblam.whole import whole, why_no_folder, why_not, write_whole
 
 
 def test_a_file_appears_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -103,6 +103,20 @@ def test_why_a_file_cannot_be_written(tmp_path: Path) -> None:
     assert "no folder that may be written" in str(why_not(tmp_path / "link"))
     with pytest.raises(IsADirectoryError), whole(tmp_path):
         pass
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+def test_where_nobody_can_make_a_thing_is_told_whatever_the_permissions_say() -> None:
+    """They let root write in /proc, and nothing can be made there."""
+    for reason in (why_not, why_no_folder):
+        for place in ("/proc/x", "/proc/x/deeper", "/dev/fd/x"):
+            assert "is no folder that may be written" in str(reason(Path(place))), place
+
+
+def test_looking_whether_a_place_can_be_written_leaves_nothing(tmp_path: Path) -> None:
+    assert why_not(tmp_path / "a") is None
+    assert why_no_folder(tmp_path / "new" / "a") is None
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import torch
 from kblam.bench.problems import dense_key_heads
 from kblam.bench.shapes import CPU_PREFILL, MODELS, PHASES, TINY, Model, Shape, of
 from kblam.bench.subjects import PATHS, STORED
+from kblam.counts import many
 from kblam.errors import BenchmarkError
 from kblam_kernels.plan.devices import free_memory
 from kblam_kernels.tools.env import quick_dtype
@@ -42,8 +43,8 @@ class Case:
     def title(self) -> str:
         """For people."""
         shape = self.shape
-        tokens = "1 new token" if shape.N == 1 else f"{shape.N:,} new tokens"
-        return f"{shape.model.name} {shape.phase}, {tokens}, {shape.M:,} triples, {self.dtype_name}"
+        tokens = many(shape.N, "new token")
+        return f"{shape.model.name} {shape.phase}, {tokens}, {many(shape.M, 'triple')}, {self.dtype_name}"
 
     @property
     def bytes_needed(self) -> int:

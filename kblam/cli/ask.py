@@ -28,6 +28,7 @@ from kblam.cli.options import (
 )
 from kblam.cli.output import err, evidence_lines, out, print_json, waiting
 from kblam.cli.tables import hanging, wrapped
+from kblam.counts import many
 from kblam.serve import DEFAULT_TOKENS
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def print_evidence(answer: Answer, *, copies: bool) -> None:
     for line in evidence_lines(answer.evidence):
         out.print(hanging(line, INDENT), soft_wrap=True)
     if answer.is_cut:
-        warn(f"the answer is cut after {answer.num_tokens:,} tokens; a larger --max-new-tokens lets it go on")
+        warn(f"the answer is cut after {many(answer.num_tokens, 'token')}; a larger --max-new-tokens lets it go on")
     if copies or answer.refused or answer.from_base or not answer.evidence:
         return
     if (value := answer.evidence[0].triple.value).casefold() not in answer.text.casefold():

@@ -12,6 +12,7 @@ from rich.table import Table
 from kblam.cli.errors import FAILED
 from kblam.cli.output import err, out, progress_bar, waiting
 from kblam.cli.tables import print_table
+from kblam.counts import count_of, many
 
 if TYPE_CHECKING:
     from kblam.bench.cases import Case
@@ -156,7 +157,7 @@ def bench(
     out.print(environment.line(about), markup=False, soft_wrap=True)
     made.write()
     if json_file is not None:
-        err.print(f"{len(made.rows)} rows in {json_file}", markup=False, soft_wrap=True)
+        err.print(f"{many(len(made.rows), 'row')} in {json_file}", markup=False, soft_wrap=True)
     for name in made.failed:
         err.print(f"failed: {name}", markup=False, style="red", soft_wrap=True)
     if made.failed:
@@ -231,7 +232,7 @@ def _profile(file: Path, device: str, shapes: list[str], triples: list[str], sto
 
     model = cases.model_of(shapes[0] if shapes else "llama-3.2-1b").name
     count = cases.count_of(triples[0] if triples else "10K")
-    title = f"{model}, one token, {count:,} triples in {storage}, random weights"
+    title = f"{model}, one token, {count_of(count)} in {storage}, random weights"
     with waiting(title):
         found = traces.of_a_token(model, count, device, file, storage=storage)
     table = Table(box=None, padding=(0, 1))

@@ -32,6 +32,7 @@ from kblam.cli.options import (
     Verbose,
 )
 from kblam.cli.output import err, out, print_json, waiting
+from kblam.counts import count_of
 from kblam.errors import KblamError
 from kblam.serve import DEFAULT_TOKENS
 
@@ -178,7 +179,7 @@ class Conversation:
         with waiting("encoding"):
             done = self.kb.add(Triple(name, property, value))
         what = "added" if done.added else "changed" if done.updated else "known already"
-        self._say(f"{what}; {len(self.kb):,} triples", {"command": "add", "outcome": what, "triples": len(self.kb)})
+        self._say(f"{what}; {count_of(len(self.kb))}", {"command": "add", "outcome": what, "triples": len(self.kb)})
 
     def remove(self, rest: str) -> None:
         """/remove NAME [| PROPERTY]"""
@@ -189,7 +190,7 @@ class Conversation:
         if not count:
             raise CommandError(f"there is nothing of that name: {rest!r}; /kb WORDS finds names")
         outcome = {"command": "remove", "removed": count, "triples": len(self.kb)}
-        self._say(f"removed {count:,}; {len(self.kb):,} triples", outcome)
+        self._say(f"removed {count:,}; {count_of(len(self.kb))}", outcome)
 
     def about(self, words: str) -> None:
         """/kb [WORDS]"""

@@ -73,7 +73,7 @@ def convert(
             encoder=None if sentence_encoder is None else load_encoder(sentence_encoder).fingerprint,
             base_model=None if base_model is None else lasting_name(base_model),
         )
-        with new_folder(output) as fresh:
+        with new_folder(output, overwrite=False) as fresh:
             adapter.save_pretrained(fresh)
     config = adapter.config
     if as_json:

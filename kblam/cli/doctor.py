@@ -13,6 +13,7 @@ from kblam.cli.checks import ADAPTER, ENCODER, MODEL
 from kblam.cli.options import AsJson
 from kblam.cli.output import out, print_json, waiting
 from kblam.cli.tables import print_table
+from kblam.counts import many
 from kblam.test import FAIL, OFF, OK, Outcome, mark_of, works
 
 _NEEDED = (ENCODER, MODEL, ADAPTER)
@@ -63,4 +64,7 @@ def _print(outcomes: list[Outcome], fine: bool) -> None:
     elif waited_for:
         out.print(f"[bold yellow]Nothing is broken; not ready yet: {', '.join(waited_for)} (see the fix above).[/]")
     else:
-        out.print(f"[bold green]A knowledge base can be built and asked here.[/] {off} optional parts are off.")
+        out.print(
+            "[bold green]A knowledge base can be built and asked here.[/] "
+            f"{many(off, 'optional part is', 'optional parts are')} off."
+        )

@@ -124,7 +124,7 @@ class ErrorsAsMessages(Commands):
             report(_message(error, _options(ctx)), error.details if isinstance(error, BadLinesError) else ())
             raise typer.Exit(exit_status(error)) from None
         except Exception as error:
-            if (full := _without_room(error)) is not None and not ctx.params.get("debug"):
+            if (full := _without_room(error, _options(ctx))) is not None and not ctx.params.get("debug"):
                 report(full)
                 raise typer.Exit(FAILED) from None
             if (told := _of_a_path(error)) is not None and not ctx.params.get("debug"):
@@ -240,14 +240,16 @@ def _of_a_path(error: BaseException) -> str | None:
     return f"{error.strerror}: {path if len(path) <= _PATH_SHOWN else path[:60] + '...'}; {fix}"
 
 
-def _without_room(error: BaseException | None) -> str | None:
+def _without_room(error: BaseException | None, options: Collection[str]) -> str | None:
     """What to say if it comes of a device that is full; libraries wrap what the system said, or only quote it."""
+    # With --resume a command goes on from what is there, and begins where nothing is.
+    again = "run the command again" + (" with --resume" if "--resume" in options else "")
     while error is not None:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             where = f" for {error.filename}" if error.filename else ""
-            return f"{error.strerror}{where}; make room, and run the command again"
+            return f"{error.strerror}{where}; make room, and {again}"
         if (said := os.strerror(errno.ENOSPC)) in str(error):
-            return f"{said}; make room, and run the command again"
+            return f"{said}; make room, and {again}"
         error = error.__cause__ or error.__context__
     return None
 

@@ -15,6 +15,7 @@ from kblam.cli.errors import CommandError, InterruptedWorkError
 from kblam.cli.loading import ModelOptions, complete, load, warn_of
 from kblam.cli.options import MOST_QUESTIONS, AdapterSource, Backend, Device, Dtype, Knowledge, Model, Precision
 from kblam.cli.output import err, out, waiting
+from kblam.counts import many
 
 if TYPE_CHECKING:
     from kblam.evaluation.plan import Plan
@@ -293,7 +294,7 @@ def _run(run: Any, report: Any) -> None:
         pace = run.pace()
     estimate = run.estimate(pace)
     whole = _minutes(sum(estimate.values()))
-    _note(f"{len(run.rows)} rows of {run.plan.questions:,} questions: about {whole}")
+    _note(f"{many(len(run.rows), 'row')} of {many(run.plan.questions, 'question')}: about {whole}")
     try:
         with _drawn() as told:
             run.told = told

@@ -67,13 +67,3 @@ def asked_encoder(kb: Path, spec: str | None, api_key_env: str | None) -> Encode
     if spec is not None:
         return load_encoder(spec, api_key_env=api_key_env)
     return load_recorded_encoder(recorded, api_key_env=api_key_env)
-
-
-def count_of(triples: int) -> str:
-    """A number of triples, for a reader."""
-    return many(triples, "triple", "triples")
-
-
-def many(count: int, one: str, more: str) -> str:
-    """A number with the word that goes with it."""
-    return f"{count:,} {one if count == 1 else more}"

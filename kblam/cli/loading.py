@@ -15,6 +15,7 @@ from kblam.cli.errors import CommandError
 from kblam.cli.files import file_of, open_file
 from kblam.cli.options import Precision
 from kblam.cli.output import err
+from kblam.counts import count_of
 
 if TYPE_CHECKING:
     import torch
@@ -153,7 +154,7 @@ def tell_model(options: ModelOptions, loaded: LoadedModel) -> None:
     """Says on stderr who answers, and warns of what it cannot do."""
     model, adapter = told_model(options, loaded)
     knowledge_base = loaded.knowledge_base
-    count = f"{len(knowledge_base):,} triple{'' if len(knowledge_base) == 1 else 's'}"
+    count = count_of(len(knowledge_base))
     err.print(
         Text(f"{model} answers, adapter: {adapter}; {count} in {knowledge_base.path}", style="dim"), soft_wrap=True
     )

@@ -14,10 +14,11 @@ from rich.text import Text
 
 from kblam import shipped
 from kblam.cli.errors import CommandError
-from kblam.cli.files import count_of, file_of
+from kblam.cli.files import file_of
 from kblam.cli.loading import ModelOptions, complete, load, warn_of
 from kblam.cli.options import Precision
 from kblam.cli.output import err, waiting
+from kblam.counts import count_of
 
 if TYPE_CHECKING:
     import torch

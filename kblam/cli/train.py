@@ -162,7 +162,7 @@ def calibrate(
     from kblam.adapter import KnowledgeAdapter
     from kblam.cli.files import file_of
     from kblam.folder.manifest import ADAPTER
-    from kblam.folder.new import check_new_folder, new_folder
+    from kblam.folder.new import check_new_folder, new_folder, sole_writer
     from kblam.knowledge import KnowledgeBase, load_encoder
     from kblam.models.checks import called
     from kblam.models.loading import quiet_libraries
@@ -192,20 +192,21 @@ def calibrate(
             f"the adapter was trained with encoder {called(given.config.encoder)}, and the encoder here is "
             f"{called(encoder.fingerprint, encoder.spec)}; pass a --kb of the adapter's"
         )
-    with names_model(taken), progress_bar("encoding") as encoded:
-        fresh, found = recalibrate(
-            given,
-            base,
-            encoder,
-            cache=_cache(cache),
-            triples=triples,
-            questions=questions,
-            device=device,
-            progress=encoded,
-            say=_say,
-        )
-    with new_folder(output) as folder:
-        fresh.save_pretrained(folder)
+    with sole_writer(output):
+        with names_model(taken), progress_bar("encoding") as encoded:
+            fresh, found = recalibrate(
+                given,
+                base,
+                encoder,
+                cache=_cache(cache),
+                triples=triples,
+                questions=questions,
+                device=device,
+                progress=encoded,
+                say=_say,
+            )
+        with new_folder(output, overwrite=False) as folder:
+            fresh.save_pretrained(folder)
     out.print(
         f"known above a confidence of {found.known_above}\nrefusals right {found.precision:.3f}, found "
         f"{found.recall:.3f}, likeliest triple right {found.top1:.3f}, on these {found.questions} questions\n"

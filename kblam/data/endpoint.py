@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from kblam.counts import many
 from kblam.errors import DataError, DataServerError
 from kblam.knowledge.encoders.openai import checked_base_url
 from kblam.knowledge.encoders.posting import (
@@ -208,8 +209,8 @@ class ChatClient:
                 break
             self._pause.of(FIRST_WAIT)
         raise RequestFailedError(
-            f"{self.url} failed {self.endpoint.max_attempts} times, the last time with {answer}; run the same command "
-            "again later"
+            f"{self.url} failed {many(self.endpoint.max_attempts, 'time')}, the last time with {answer}; "
+            "run the same command again later"
         )
 
     def _trouble(self, answer: httpx.Response) -> str:

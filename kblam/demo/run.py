@@ -13,6 +13,7 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kblam.adapter import KnowledgeAdapter
+from kblam.counts import many
 from kblam.data.drawing import world_quizzes
 from kblam.demo.facts import Story, story
 from kblam.demo.filling import fill
@@ -145,7 +146,8 @@ def run(console: Console, folder: Path, sizes: Sequence[int], questions: int, ou
         f"A token: {times.without:.1f} ms without knowledge, {times.with_knowledge:.1f} ms with {sizes[-1]:,} "
         "triples.\n"
         f"The first: {times.first_without:.0f} and {times.first_with:.0f} ms, for the prompt is read then.\n"
-        f"Backend {backend}, {torch.get_num_threads()} threads, {str(demo.model.dtype).removeprefix('torch.')}. "
+        f"Backend {backend}, {many(torch.get_num_threads(), 'thread')}, "
+        f"{str(demo.model.dtype).removeprefix('torch.')}. "
         f"Wrote {output}.",
         highlight=False,
     )

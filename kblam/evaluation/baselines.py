@@ -18,6 +18,7 @@ import torch
 from transformers import DynamicCache
 
 from kblam.adapter.sentences import Fact
+from kblam.counts import count_of, many
 from kblam.data.quiz import Quiz
 from kblam.evaluation.figures import Figures, Outcome, score
 from kblam.evaluation.loop import BATCH, TIMED_TOKENS, Asked, Subject, answer_limits, batches, timed, triples_of
@@ -179,8 +180,8 @@ def _run_part(
         if room is not None and len(prompt) + max(limits) > room:
             fitting = int(len(facts) * (room - max(limits)) / len(prompt))
             raise _NoRoomError(
-                f"{len(facts):,} triples take {len(prompt):,} tokens and the model has room for {room:,}: "
-                f"about {fitting:,} triples fit",
+                f"{many(len(facts), 'triple takes', 'triples take')} {len(prompt):,} tokens and the model has room for "
+                f"{room:,}: about {many(fitting, 'triple fits', 'triples fit')}",
                 len(prompt),
             )
     longest = max(map(len, prompts))
@@ -195,7 +196,7 @@ def _run_part(
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        reason = f"{len(quiz.facts):,} triples ({longest:,} tokens) do not fit into memory"
+        reason = f"{count_of(len(quiz.facts))} ({longest:,} tokens) do not fit into memory"
         raise _NoRoomError(reason, longest) from error
     outcomes = []
     for question, facts, text in zip(quiz.questions, chosen, texts, strict=True):

@@ -11,6 +11,7 @@ ability. Import this module only where `lm_eval` is installed.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -64,15 +65,29 @@ class KnowledgeLM(HFLM):
         self._attachment = attachment
         self._knowledge_base = knowledge_base
         self._session = None
+        self._unpadded: Counter[tuple[int, ...]] = Counter()  # rows that are being asked, as they are
         if falls_back and knowledge_base is not None:
             self._session = Session(model, knowledge_base, tokenizer=tokenizer, unknown="base")
+
+    def _loglikelihood_tokens(self, requests: list[Any], *given: Any, **options: Any) -> Any:
+        """As the harness does it; the rows that it is about to fill with 0 are known meanwhile."""
+        read = [tuple((context + said)[:-1]) for _, context, said in requests]
+        # With its cache, continuations that differ in their last token alone share one row.
+        self._unpadded = Counter(
+            row[-self.max_length :] for row in (dict.fromkeys(read) if self.logits_cache else read)
+        )
+        try:
+            return super()._loglikelihood_tokens(requests, *given, **options)
+        finally:
+            self._unpadded = Counter()
 
     @torch.no_grad()
     def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         found: list[Tensor] = []
-        parts = self._split(self._known(inps))
+        asked = [self._without_zeros(row) for row in inps.tolist()]
+        parts = self._split(self._known(asked, inps.device))
         for base, rows in parts:
-            with in_force(self._attachment, base, self._texts(inps[rows])):
+            with in_force(self._attachment, base, self._texts([asked[row] for row in rows.tolist()])):
                 found.append(super()._model_call(inps[rows], attn_mask, labels))
         order: Tensor = torch.cat([rows for _, rows in parts]).argsort()
         return torch.cat(found)[order]
@@ -80,11 +95,14 @@ class KnowledgeLM(HFLM):
     @torch.no_grad()
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
         found: list[tuple[Tensor, Tensor]] = []
-        for base, rows in self._split(self._known(context)):
+        mask = generation_kwargs.get("attention_mask")
+        kept = torch.ones_like(context) if mask is None else mask
+        asked = [row[seen].tolist() for row, seen in zip(context, kept.bool(), strict=True)]
+        for base, rows in self._split(self._known(asked, context.device)):
             given = {
                 key: value[rows] if isinstance(value, Tensor) else value for key, value in generation_kwargs.items()
             }
-            with in_force(self._attachment, base, self._texts(context[rows])):
+            with in_force(self._attachment, base, self._texts([asked[row] for row in rows.tolist()])):
                 found.append((rows, super()._model_generate(context[rows], max_length, stop, **given)))
         width = max(said.shape[1] for _, said in found)
         whole = context.new_full((len(context), width), self.tokenizer.pad_token_id)
@@ -97,25 +115,26 @@ class KnowledgeLM(HFLM):
         parts = [(self._knowledge_base, known.nonzero()[:, 0]), (None, (~known).nonzero()[:, 0])]
         return [(base, rows) for base, rows in parts if len(rows)]
 
-    def _known(self, inps: Tensor) -> Tensor:
+    def _known(self, asked: list[list[int]], device: torch.device) -> Tensor:
         """Which rows are answered with knowledge, bool (B,), as a session decides it."""
         if self._session is None:
-            return torch.full((len(inps),), self._knowledge_base is not None, device=inps.device)
-        rows = [self._without_padding(row) for row in inps.tolist()]
-        decisions = self._session.decisions(self._texts(inps), prompts=rows, batch_size=max(1, len(rows)))
-        return torch.tensor([not decision.is_base for decision in decisions], device=inps.device)
+            return torch.full((len(asked),), self._knowledge_base is not None, device=device)
+        decisions = self._session.decisions(self._texts(asked), prompts=asked, batch_size=max(1, len(asked)))
+        return torch.tensor([not decision.is_base for decision in decisions], device=device)
 
-    def _texts(self, inps: Tensor) -> list[str]:
-        # In many vocabularies 0, which the harness pads with, is a word or a mark.
-        rows = map(self._without_padding, inps.tolist())
-        return [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
+    def _texts(self, asked: list[list[int]]) -> list[str]:
+        return [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in asked]
 
-    def _without_padding(self, row: list[int]) -> list[int]:
-        """The harness pads with 0 on the right for likelihoods, with the pad token on the left for generation."""
-        end = len(row)
-        while end > 1 and row[end - 1] == 0:
-            end -= 1
-        start = 0
-        while start < end - 1 and row[start] == self.tokenizer.pad_token_id:
-            start += 1
-        return row[start:end]
+    def _without_zeros(self, row: list[int]) -> list[int]:
+        """Without the 0 that the harness fills rows with on the right; in many vocabularies 0 is a word or a mark too.
+
+        It asks the longest rows first, so of two that look alike when filled the longer one comes first. What it has
+        not asked for, such as a trial of a batch's size, stays whole.
+        """
+        for end in range(len(row), 0, -1):
+            if self._unpadded[found := tuple(row[:end])]:
+                self._unpadded[found] -= 1
+                return list(found)
+            if row[end - 1] != 0:
+                break
+        return row

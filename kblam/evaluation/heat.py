@@ -6,6 +6,7 @@ Pictures need matplotlib, which the extra `eval` brings.
 from __future__ import annotations
 
 import importlib.util
+import math
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ from kblam.whole import whole
 from kblam_kernels import evidence
 
 COLUMNS = 10
+
+# Inches of a token with its text, and of all tokens of one picture: matplotlib draws up to 65,535 pixels.
+_TOKEN, _WIDEST, _DPI = 0.26, 220.0, 110
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ def check_drawing(path: Path) -> None:
 def draw(heats: Sequence[Heat], path: Path) -> None:
     """One picture of all: a panel a question, a row a triple, a column a token of the prompt.
 
+    Of prompts beyond some 850 tokens columns get narrower, and not each has its text below.
+
     Raises:
         EvaluationError: as `check_drawing`.
     """
@@ -135,7 +141,7 @@ def draw(heats: Sequence[Heat], path: Path) -> None:
 
     heights = [len(heat.triples) + 1 for heat in heats]
     longest = max(len(heat.tokens) for heat in heats)
-    size = 4.5 + 0.26 * longest, sum(0.24 * height + 1.15 for height in heights)
+    size = 4.5 + min(_TOKEN * longest, _WIDEST), sum(0.24 * height + 1.15 for height in heights)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(heats), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -148,8 +154,9 @@ def draw(heats: Sequence[Heat], path: Path) -> None:
         for place, right in enumerate(heat.asked):
             if right:
                 panel.get_yticklabels()[place].set_weight("bold")
-        tokens = [_shown(token) for token in heat.tokens]
-        panel.set_xticks(range(len(tokens)), tokens, fontsize=7, rotation=60, parse_math=False)
+        every = math.ceil(len(heat.tokens) * _TOKEN / _WIDEST)  # all panels are as wide as the picture
+        tokens = [_shown(token) for token in heat.tokens[::every]]
+        panel.set_xticks(range(0, len(heat.tokens), every), tokens, fontsize=7, rotation=60, parse_math=False)
         for label in panel.get_xticklabels():
             label.set_horizontalalignment("right")
             label.set_rotation_mode("anchor")
@@ -158,7 +165,7 @@ def draw(heats: Sequence[Heat], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(), whole(path) as unfinished:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
-        figure.savefig(unfinished, dpi=110)
+        figure.savefig(unfinished, dpi=_DPI)
 
 
 def _fitted(label: str, width: int = 48) -> str:

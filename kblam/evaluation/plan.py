@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from kblam.adapter.sentences import Fact
+from kblam.counts import count_of
 from kblam.data.drawing import Style, base_quiz, parts_of, world_quizzes
 from kblam.data.entities import Entity
 from kblam.data.quiz import Keys, Quiz
@@ -125,7 +126,7 @@ def rows_of(plan: Plan, material: Material) -> list[Row]:
 
         return quizzes
 
-    rows = [Row(("sizes", str(size)), f"{size:,} triples", world(size, False), size) for size in plan.sizes]
+    rows = [Row(("sizes", str(size)), count_of(size), world(size, False), size) for size in plan.sizes]
     if plan.unseen:
         rows.append(Row(("unseen",), "unseen words", world(UNSEEN_TRIPLES, True), UNSEEN_TRIPLES))
     if plan.own is not None:

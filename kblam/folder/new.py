@@ -16,21 +16,25 @@ from safetensors import SafetensorError
 from kblam.errors import StoreWriteError
 from kblam.whole import why_no_folder
 from kblam.whole.lasting import settle_folder, settle_names
-from kblam.whole.unfinished import beside, left_beside, unfinished_folder
+from kblam.whole.unfinished import beside, left_beside, others_write, unfinished_folder
 
+_CAME_THERE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # a folder takes the place of an empty one alone
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 @contextlib.contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """A folder beside `target` that takes its place at the end of the block, or goes away.
 
     The two change places in one step where the system can (Linux). Elsewhere the old one is moved away first; who is
     killed just then finds it back at its place with the next call. A link keeps pointing where it does. What takes the
     place is on disk, with the permissions that folder and files had there.
 
+    Args:
+        overwrite: replace a folder that is there at the end; else only an empty one.
+
     Raises:
-        StoreWriteError: it cannot be written.
+        StoreWriteError: it cannot be written, or one came there that is not to be replaced.
     """
     given, target = target, target.resolve()
     old = beside(target, "old")
@@ -40,7 +44,9 @@ def new_folder(target: Path) -> Iterator[Path]:
         with unfinished_folder(target) as fresh:  # after an exchange, the old one
             yield fresh
             settle_folder(fresh, target)
-            if not target.exists():
+            if not overwrite:
+                _take(target, fresh, given)
+            elif not target.exists():
                 fresh.rename(target)
             elif not _exchange(fresh, target):
                 target.rename(old)
@@ -62,10 +68,35 @@ def check_new_folder(target: Path) -> None:
     """Before long work: whether `new_folder` can write there.
 
     Raises:
-        StoreWriteError: it cannot.
+        StoreWriteError: it cannot, or another command does now.
     """
     if (reason := why_no_folder(target)) is not None:
         raise StoreWriteError(f"cannot write the folder {target}: {reason}; choose another place")
+    if others_write(target.resolve()):
+        raise _in_use(target)
+
+
+@contextlib.contextmanager
+def sole_writer(target: Path) -> Iterator[None]:
+    """Keeps other commands from a folder, which need not be there, until the block or this process ends.
+
+    Raises:
+        StoreWriteError: another command writes there, or nothing can be written there.
+    """
+    given, target = target, target.resolve()
+    with contextlib.ExitStack() as stack:
+        try:
+            _make_parent(target)
+            own = stack.enter_context(unfinished_folder(target))
+        except OSError as error:
+            raise StoreWriteError(f"cannot write the folder {given}: {error.strerror}; choose another place") from error
+        if others_write(target, own):
+            raise _in_use(given)
+        yield
+
+
+def _in_use(target: Path) -> StoreWriteError:
+    return StoreWriteError(f"another command writes the folder {target} now; wait for its end, or choose another place")
 
 
 def restore(target: Path) -> None:
@@ -82,6 +113,17 @@ def _make_parent(target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:  # a file: the words for it elsewhere
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from None
+
+
+def _take(target: Path, fresh: Path, given: Path) -> None:
+    try:
+        fresh.rename(target)
+    except OSError as error:
+        if error.errno not in _CAME_THERE:
+            raise
+        raise StoreWriteError(
+            f"cannot write the folder {given}: something has come there meanwhile, and stays; choose another place"
+        ) from None
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -90,7 +90,7 @@ def integrate(
         if include_base and not isinstance(model, PreTrainedModel):
             dtype = getattr(torch, manifest.dtype)
             model = load_base(manifest.base, revision=manifest.revision, dtype=dtype, device="cpu")
-        fresh = stack.enter_context(new_folder(target))
+        fresh = stack.enter_context(new_folder(target, overwrite=overwrite))
         adapter.save_pretrained(fresh / ADAPTER)
         tokenizer.save_pretrained(fresh / TOKENIZER)
         knowledge_base.copy_to(fresh / KNOWLEDGE)

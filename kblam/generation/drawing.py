@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from rich.text import Text
 
+from kblam.counts import many
 from kblam.generation.evidence import Evidence
 from kblam.knowledge import Source
 
@@ -63,5 +64,5 @@ def _source_lines(sources: Sequence[Source], safe: Callable[[str], str]) -> list
         quote = quote if len(quote) <= QUOTE_SHOWN else quote[:QUOTE_SHOWN] + "..."
         told.append(f'{source}: "{quote}"')
     if more := len(sources) - len(told):
-        told.append(f"and {more:,} more source{'' if more == 1 else 's'}")
+        told.append(f"and {many(more, 'more source')}")
     return [Text(" " * INDENT + safe(line), style="dim") for line in told]

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from kblam.counts import many
 from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import (
     FIELD_NAMES,
@@ -234,7 +235,9 @@ class RecordReader:
         for column in plan.properties:
             found += self._facts(name, column, record[column])
         if not found:
-            raise TripleFormatError(f"{shortened(name)} has no value in any of its {len(plan.properties):,} properties")
+            raise TripleFormatError(
+                f"{shortened(name)} has no value in any of its {many(len(plan.properties), 'property', 'properties')}"
+            )
         return found
 
     def _facts(self, name: str, path: str, given: object, depth: int = 0) -> list[Triple]:

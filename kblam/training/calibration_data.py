@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kblam.counts import many
 from kblam.data.entities import Entity
 from kblam.data.open_world import build_world
 from kblam.knowledge import Encoder, Triple
@@ -115,5 +116,5 @@ def some(triples: Sequence[Triple], seed: int, say: Callable[[str], None]) -> Se
         names += 1
         if len(drawn) >= MOST_OWN:
             break
-    say(f"of {len(triples):,} triples, {len(drawn):,} are looked at: those of {names:,} names drawn at random")
+    say(f"of {len(triples):,} triples, {len(drawn):,} are looked at: those of {many(names, 'name')} drawn at random")
     return drawn

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 import yaml
 
+from kblam.counts import many
 from kblam.models import smollm2
 from kblam.models.loading import lasting_name
 from kblam.shipped import TINY
@@ -35,9 +36,9 @@ It attaches a knowledge base of triples, built with the encoder `{encoder}`, to 
 
 ## How it was made
 
-`kblam train` with the settings below, {in_parts}in {minutes:.0f} minutes on {device}: {retrieval} steps without the
-language model, {steps} steps of {rows} rows through it. {facts:,} synthetic facts about {entities:,} entities{own}.
-{encoded:,} texts were encoded in this time.
+`kblam train` with the settings below, {in_parts}in {minutes} on {device}: {retrieval} without the
+language model, {steps} of {rows} through it. {facts} about {entities}{own}.
+{encoded} encoded in this time.
 
 A question is known from a confidence of {known_above} on. On the {checked} questions that its weights were learned
 from ({about}), refusals were right in {precision:.3f} and found in {recall:.3f} of the cases, and
@@ -65,8 +66,7 @@ _BOTH = """\
 def _device(trainer: Trainer) -> str:
     device = next(trainer.adapter.parameters()).device  # an accelerator's may have no number
     if device.type == "cpu":
-        threads = torch.get_num_threads()
-        return f"{threads} thread{'' if threads == 1 else 's'} of an {platform.machine()} processor"
+        return f"{many(torch.get_num_threads(), 'thread')} of an {platform.machine()} processor"
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"a device of type {device.type}"
 
 
@@ -99,14 +99,14 @@ def write_card(trainer: Trainer, seconds: float) -> None:
         encoder=config.encoder or material.encoder.spec,
         parts=parts,
         in_parts="in parts, the last " if trainer.resumed else "",
-        minutes=seconds / 60,
-        encoded=material.vectors.encoded + material.calibration.encoded,
+        minutes=many(max(1, round(seconds / 60)), "minute"),
+        encoded=many(material.vectors.encoded + material.calibration.encoded, "text was", "texts were"),
         device=_device(trainer),
-        retrieval=config.retrieval_steps if adapter.question_head else 0,
-        steps=config.max_steps,
-        rows=trainer.rows,
-        facts=len(material.train),
-        entities=len(material.train.entities),
+        retrieval=many(config.retrieval_steps if adapter.question_head else 0, "step"),
+        steps=many(config.max_steps, "step"),
+        rows=many(trainer.rows, "row"),
+        facts=many(len(material.train), "synthetic fact"),
+        entities=many(len(material.train.entities), "entity", "entities"),
         own=", the user's own triples among them" if material.own else "",
         known_above=calibration.known_above,
         about="the user's own triples, which training had too" if material.own else "facts held out of training",

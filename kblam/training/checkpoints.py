@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import pickle
@@ -20,8 +19,9 @@ from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.files import CONFIG_FILE, load_weights, read_config
 from kblam.errors import AdapterConfigError, AdapterError, AdapterFormatError, TrainingError, argument
 from kblam.training.config import setting
+from kblam.whole import why_not_in
 from kblam.whole.lasting import settle_folder, settle_names
-from kblam.whole.unfinished import unfinished_folder
+from kblam.whole.unfinished import HELD, in_use, others_write, unfinished_folder
 
 try:
     import fcntl
@@ -33,7 +33,6 @@ LOG = "log.jsonl"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _STATE, _OPTIMIZER = "state.json", "optimizer.pt"
 _LOCK = ".train.lock"
-_REFUSED = (errno.EWOULDBLOCK, errno.EACCES)  # of a lock that another process has
 # What a run that was stopped before the end of stage 1 may have left; vectors where --cache is in the folder.
 _UNFINISHED = r"\.[\w.-]+\.(?:part(?:\.\w+)?|lock)"  # folders, and files with their locks: kblam.whole.unfinished
 _LEFT = re.compile(rf"{re.escape(LOG)}|events\.out\.tfevents\..*|{_UNFINISHED}|vectors-[0-9a-f]{{16}}")
@@ -67,7 +66,7 @@ def sole_run(output: Path) -> Iterator[None]:
     path = output / _LOCK
     with path.open("ab") as file:
         # The run that had the lock until now may have removed the file.
-        if not _locks(file, fcntl.LOCK_EX) or not _is_at(file, path):
+        if not _locks(file) or not _is_at(file, path):
             raise _in_use(output)
         try:
             yield
@@ -75,12 +74,12 @@ def sole_run(output: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _locks(file: IO[bytes], kind: int) -> bool:
+def _locks(file: IO[bytes]) -> bool:
     """Locks a file, if nobody else has."""
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in _REFUSED  # a file system without locks
+        return error.errno not in HELD  # a file system without locks
     return True
 
 
@@ -91,20 +90,9 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
         return False
 
 
-def _is_in_use(output: Path) -> bool:
-    if fcntl is None or not (output / _LOCK).exists():
-        return False
-    try:
-        with (output / _LOCK).open("rb") as file:
-            return not _locks(file, fcntl.LOCK_SH)  # several processes of one run look at once
-    except FileNotFoundError:
-        return False
-
-
-def _in_use(output: Path) -> TrainingError:
+def _in_use(output: Path, by: str = "another run of kblam train") -> TrainingError:
     return TrainingError(
-        f"another run of kblam train writes to {output} now; wait for its end, or choose another "
-        f"{argument('output', '--output', ('train',))}"
+        f"{by} writes to {output} now; wait for its end, or choose another {argument('output', '--output', ('train',))}"
     )
 
 
@@ -112,18 +100,20 @@ def check_output(output: Path, *, resume: bool) -> None:
     """Checks that a run may write to a folder; before minutes of work, not after.
 
     Raises:
-        TrainingError: another run writes to it now; it holds a run, and `resume` is not said; or anything else that is
-            not a run's; or it cannot be written.
+        TrainingError: another run or command writes to it now; it holds a run, and `resume` is not said; or anything
+            else that is not a run's; or it cannot be written.
     """
     other = f"choose another {argument('output', '--output', ('train',))}"
     existing = next(place for place in (output.absolute(), *output.absolute().parents) if place.exists())
     if not existing.is_dir():
         raise TrainingError(f"{existing} is a file, and a run needs a folder; {other}")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise TrainingError(f"{existing} may not be written; {other}")
+    if (reason := why_not_in(existing)) is not None:
+        raise TrainingError(f"{reason}; {other}")
+    if others_write(Path(os.path.realpath(output))):
+        raise _in_use(output, "another command")
     if existing != output.absolute():
         return
-    if _is_in_use(output):
+    if in_use(output / _LOCK):
         raise _in_use(output)
     states = [path / _STATE for path in (output / RETRIEVAL_FOLDER, *(path for _, path in checkpoints(output)))]
     is_run = any(state.is_file() for state in states)

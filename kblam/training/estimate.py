@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from kblam.counts import many
 from kblam.models import attach, detach
 from kblam.training.checkpoints import RETRIEVAL_FOLDER, checkpoints
 from kblam.training.language import Learner, counts_of, total_loss
@@ -78,5 +79,4 @@ def _wait(device: torch.device) -> None:
 
 def _minutes(seconds: float) -> str:
     """In words, one at least."""
-    count = max(1, round(seconds / 60))
-    return f"{count} minute{'' if count == 1 else 's'}"
+    return many(max(1, round(seconds / 60)), "minute")

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from kblam.adapter import KnowledgeAdapter
+from kblam.counts import many
 from kblam.data.batch import Batch
 from kblam.errors import TrainingError
 from kblam.knowledge import Encoder
@@ -115,9 +116,10 @@ class Trainer:
             return
         if cut := cut_values(self.material.train, self.material.texts):
             self.say(
-                f"of {len(self.material.train):,} values {len(cut):,} have more than {MOST_OF_VALUE} tokens (the "
-                f"longest {max(cut):,}): of such a one stage 2 teaches the first {MOST_OF_VALUE} and no end, so "
-                f"without a pointer it will not be said whole; give shorter values, or leave {setting('pointer')} true"
+                f"of {len(self.material.train):,} values {many(len(cut), 'has', 'have')} more than {MOST_OF_VALUE} "
+                f"tokens (the longest {max(cut):,}): of such a one stage 2 teaches the first {MOST_OF_VALUE} and no "
+                f"end, so without a pointer it will not be said whole; give shorter values, or leave "
+                f"{setting('pointer')} true"
             )
 
     @property

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kblam.whole.lasting import permissions, settle_file, settle_names
-from kblam.whole.unfinished import unfinished_file
+from kblam.whole.unfinished import mark, unfinished_file
 
 _OWN = 0o600  # to read and to write it
+# What a folder says in which nothing can be made, /proc the first.
+_REFUSED = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -87,6 +89,20 @@ def why_no_folder(path: Path) -> str | None:
     return f"{path} is a file" if path.is_file() else _why_nothing_in(path)
 
 
+def why_not_in(folder: Path) -> str | None:
+    """Why nothing can be made in a folder that is there, which only trying tells: of /proc nobody's rights do."""
+    refused = f"{folder} is no folder that may be written"
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        return refused
+    probe = folder / f".probe.{mark()}.part"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        return refused if error.errno in _REFUSED else f"{folder}: {error.strerror}"
+    return None
+
+
 def _why_nothing_in(path: Path) -> str | None:
     """Why nothing can be made in the folder that a path leads to, or in the nearest one above that is there."""
     try:
@@ -94,9 +110,7 @@ def _why_nothing_in(path: Path) -> str | None:
         existing = next(folder for folder in parents if folder.exists())
     except OSError as error:
         return f"{path}: {error.strerror}"
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        return f"{existing} is no folder that may be written"
-    return None
+    return why_not_in(existing)
 
 
 def _resolved(path: Path) -> Path:

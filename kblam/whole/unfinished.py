@@ -21,6 +21,7 @@ except ImportError:  # not on Windows; what a killed process left is then not re
 
 _MARK = r"\d+-[0-9a-f]{8}"
 _LOCK, _PART = "lock", "part"
+HELD = (errno.EWOULDBLOCK, errno.EACCES)  # of a lock that another one has
 
 
 @contextlib.contextmanager
@@ -135,6 +136,28 @@ def held(path: Path) -> int:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
     return handle
+
+
+def in_use(path: Path) -> bool:
+    """Whether somebody holds the lock of a file or folder; False also where nobody can tell."""
+    if fcntl is None:
+        return False
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # several may look at once
+    except OSError as error:
+        return error.errno in HELD
+    finally:
+        os.close(handle)
+    return False
+
+
+def others_write(target: Path, own: Path | None = None) -> bool:
+    """Whether a call has an unfinished folder beside a target, another than `own`."""
+    return any(in_use(left) for left in _left(target.parent, target.name, _PART) if left != own)
 
 
 def remove_unless_in_use(path: Path, *others: Path) -> None:

@@ -211,7 +211,8 @@ def _compile(cxx: list[str], parts: list[Unit], folder: Path, include: Path) -> 
     torch_libraries = [f"-L{library_folder}", "-ltorch_cpu", "-lc10"]
     link = [*cxx, "-shared", *(target for target, _ in compiles), *torch_libraries, "-o", LIBRARY]
     began = told = time.monotonic()
-    _tell(f"compiling the C++ kernels, once for this machine: {len(compiles)} files with {cxx[0]}")
+    files = f"{len(compiles)} file{'' if len(compiles) == 1 else 's'}"
+    _tell(f"compiling the C++ kernels, once for this machine: {files} with {cxx[0]}")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         outcomes = [pool.submit(_run, command, folder) for _, command in compiles]
         for done, _ in enumerate(as_completed(outcomes), 1):

@@ -86,8 +86,8 @@ class Plan:
     def __str__(self) -> str:
         s, d = self.workload, self.device
         head = (
-            f"plan for {s.triples:,} triples, {s.layers} layers of {s.num_heads} heads x {s.head_dim}, latents of "
-            f"{s.width} x {s.latent_size} bytes, batch {s.batch}"
+            f"plan for {_many(s.triples, 'triple')}, {_many(s.layers, 'layer')} of {s.num_heads} heads x {s.head_dim}, "
+            f"latents of {s.width} x {s.latent_size} bytes, batch {s.batch}"
         )
         where = f"on {d.name}: {d.rates(s.element_size).bytes_per_second / 1e9:,.0f} GB/s, {_size(d.memory)} free"
         if not self.changes:
@@ -230,7 +230,7 @@ def _choose(
         chosen, note = pins[phase], " (pinned)"
     elif looks[chosen].lack is not None:
         note = " (none fits; it needs the least memory)"
-    tokens = "1 new token" if queries == 1 else f"{queries:,} new tokens"
+    tokens = _many(queries, "new token")
     reasons.append(f"{phase}, {tokens}: {chosen}{note}")
     reasons.extend(lines)
     return chosen
@@ -290,3 +290,7 @@ def _size(count: float) -> str:
     if count < 1e6:
         return f"{count / 1e3:.0f} kB"
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _many(count: int, one: str) -> str:
+    return f"{count:,} {one if count == 1 else one + 's'}"

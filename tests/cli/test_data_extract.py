@@ -173,6 +173,6 @@ def test_a_dry_run_counts_requests(document: Path, tmp_path: Path) -> None:
 def test_one_document_is_read_once(server: ChatServer, document: Path, tmp_path: Path) -> None:
     (tmp_path / "copy.md").write_text(TEXT)
     run = kblam(*words(server, document, document, tmp_path / "copy.md", "-o", tmp_path / "a.jsonl")).ok()
-    assert "1 of the documents are given twice" in run.stderr
+    assert "1 of the documents is given twice" in run.stderr
     assert "copy.md holds the same text as birds.md and is left out" in run.stderr
     assert len(server.requests) == 1

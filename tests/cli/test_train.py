@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -282,6 +284,50 @@ def test_an_adapter_of_another_encoder_is_told_with_the_names_of_both(base: Path
     kblam("calibrate", "-o", tmp_path / "adapter", "-k", base).failed(2, shipped, here)
     of_eval = kblam("eval", "--model", "smollm2", "--sizes", "60")
     of_eval.failed(2, shipped, f"was built with {stand_in.spec} (", "or without --kb name that with --encoder")
+
+
+@pytest.mark.parametrize("place", ["material.gather", "run.save_checkpoint"], ids=["before stage 1", "after it"])
+def test_where_the_disk_was_full_a_run_goes_on_as_it_is_told_to(
+    place: str, prepared: Callable[..., Material], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    prepared()
+    options = ["-o", str(tmp_path / "adapter"), "--cache", str(tmp_path / "vectors"), *flags()]
+    with monkeypatch.context() as patched:
+        patched.setattr(f"kblam.training.{place}", full)
+        stopped = kblam("train", *options)
+    assert stopped.status == 1
+    assert "No space left on device; make room, and run the command again with --resume" in stopped.stderr
+    kblam("train", *options, "--resume").ok()
+
+
+def test_two_calibrations_do_not_write_into_one_folder(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    adapter = KnowledgeAdapter(AdapterConfig.for_model(tiny_model().config, EMBEDDING_DIM, base_model="tiny"))
+    adapter.save_pretrained(tmp_path / "adapter")
+    monkeypatch.setattr("kblam.adapter.fresh.looks_untrained", lambda adapter: False)
+    options = ["-a", str(tmp_path / "adapter"), "-k", str(base), "-o", str(tmp_path / "new")]
+
+    def recalibrate(*_: Any, **__: Any) -> Any:
+        if not seen:
+            seen.append("in use")
+            told = "another command writes the folder", "now; wait for its end, or choose another place"
+            kblam("calibrate", *options).failed(1, *told)
+            (tmp_path / "new").mkdir()
+            (tmp_path / "new" / "mine").touch()  # of somebody who does not ask
+        return adapter, SimpleNamespace(known_above=0.5, precision=1.0, recall=1.0, top1=1.0, questions=20)
+
+    monkeypatch.setattr("kblam.training.calibration_run.recalibrate", recalibrate)
+    kblam("calibrate", *options).failed(1, "something has come there meanwhile, and stays; choose another place")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["mine"]
+    (tmp_path / "new" / "mine").unlink()
+    (tmp_path / "new").rmdir()
+    kblam("calibrate", *options).ok()
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter", "new", "facts.kb"}
 
 
 def test_a_run_and_then_other_thresholds(

@@ -14,7 +14,7 @@ from kblam.data.quiz import Question, Quiz
 from kblam.errors import EncoderError
 from kblam.evaluation.figures import score
 from kblam.evaluation.general import measure_general, perplexity
-from kblam.evaluation.heat import draw, heat_of
+from kblam.evaluation.heat import Heat, draw, heat_of
 from kblam.evaluation.layers import evidence_by_layer
 from kblam.evaluation.loop import (
     RememberingEncoder,
@@ -274,3 +274,17 @@ def test_the_picture(kb: KnowledgeBase, tmp_path: Path) -> None:
     drawn = (tmp_path / "heat.svg").read_text()
     for whole in ("the cost of $A_{$: $5 or $6_{", "cost of $A_{$ ?", "$x_{$"):
         assert f"<!-- {whole} -->" in drawn
+
+
+@pytest.mark.parametrize("length", [7, 2_500])
+def test_a_picture_of_a_long_prompt_is_one_that_matplotlib_can_draw(length: int, tmp_path: Path) -> None:
+    """It draws up to 65,535 pixels."""
+    pytest.importorskip("matplotlib")
+    tokens = [f"word{place}" for place in range(length)]
+    mass = np.full((length, 1), 0.5, np.float32)
+    heat = Heat("a long one", tokens, [FACTS[0]], mass, mass[:, 0], [True])
+    draw([heat], tmp_path / "heat.png")
+    draw([heat], tmp_path / "heat.svg")
+    drawn = (tmp_path / "heat.svg").read_text()
+    assert sum(f"<!-- {token} -->" in drawn for token in tokens) == (length if length < 100 else 834)
+    assert f"<!-- {tokens[3]} -->" in drawn

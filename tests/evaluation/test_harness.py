@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -71,11 +72,8 @@ def test_what_is_unknown_is_computed_by_the_base_model() -> None:
     assert likelihoods(0.01, uniform=True) != pytest.approx(alone, abs=1e-3)
 
 
-def test_padding_is_no_part_of_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The harness fills rows with 0, whatever the vocabulary has there: Llama 3 and Qwen "!"."""
-    pytest.importorskip("lm_eval")
-    from lm_eval.api.instance import Instance
-
+def zero_is_a_word(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], Any]:
+    """A model whose token 0 is "!", as of Llama 3 and Qwen, driven by the harness; the questions that it is asked."""
     from kblam.evaluation import harness
 
     vocabulary = {word: place for place, word in enumerate(["!", *SPECIALS, *WORDS])}
@@ -87,10 +85,37 @@ def test_padding_is_no_part_of_a_question(monkeypatch: pytest.MonkeyPatch) -> No
     attach(model, tiny_adapter(model, ENCODER))
     in_force = harness.in_force
     monkeypatch.setattr(harness, "in_force", lambda *given: (texts.extend(given[2]), in_force(*given))[1])
-    with KnowledgeBase.from_triples(FACTS, ENCODER) as kb:
-        lm = harness.KnowledgeLM(model, tokenizer, kb, falls_back=False, batch_size=3, device="cpu")
+    kb = KnowledgeBase.from_triples(FACTS, ENCODER)
+    return texts, harness.KnowledgeLM(model, tokenizer, kb, falls_back=False, batch_size=3, device="cpu")
+
+
+def test_padding_is_no_part_of_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The harness fills rows with 0, whatever the vocabulary has there."""
+    pytest.importorskip("lm_eval")
+    from lm_eval.api.instance import Instance
+
+    texts, lm = zero_is_a_word(monkeypatch)
+    with lm._knowledge_base:
         lm.loglikelihood([Instance("loglikelihood", {}, request, 0) for request in REQUESTS])
     assert sorted(texts) == ["is quiet", "the motto of silver pine", "what is the capital of amber"]
+
+
+def test_a_word_whose_token_is_0_is_part_of_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also at its end, where the harness fills rows with 0, and in front of an answer that is generated."""
+    pytest.importorskip("lm_eval")
+    from lm_eval.api.instance import Instance
+
+    texts, lm = zero_is_a_word(monkeypatch)
+    with lm._knowledge_base:
+        endings = [("is quiet !", " harbor"), ("is quiet ! !", " harbor"), ("is quiet", " harbor"), ("is", " harbor")]
+        for asked in (endings, list(reversed(endings)), endings[2:], endings[1:2]):
+            texts.clear()
+            lm.loglikelihood([Instance("loglikelihood", {}, request, 0) for request in asked])
+            assert sorted(texts) == sorted(text for text, _ in asked)
+        texts.clear()
+        until = {"until": ["."], "max_gen_toks": 2}
+        lm.generate_until([Instance("generate_until", {}, (text, until), 0) for text, _ in endings])
+        assert sorted(texts) == sorted(text for text, _ in endings)
 
 
 def test_what_cannot_be_is_refused() -> None:

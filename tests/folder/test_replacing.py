@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -92,6 +93,39 @@ def test_two_calls_at_once_do_not_touch_each_others_unfinished_folder(tmp_path: 
         assert (first / "what").read_text() == "first"
     assert (tmp_path / "a" / "what").read_text() == "first"
     assert left_behind(tmp_path) == []
+
+
+def test_what_came_meanwhile_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    with new.new_folder(target, overwrite=False) as fresh:
+        (fresh / "what").write_text("first")
+        target.mkdir()  # an empty one is nothing
+    for came in ("first", "a file"):
+        if came == "a file":
+            shutil.rmtree(target)
+            target.write_text(came)
+        with (
+            pytest.raises(StoreWriteError, match="something has come there meanwhile, and stays; choose another place"),
+            new.new_folder(target, overwrite=False) as fresh,
+        ):
+            (fresh / "what").write_text("second")
+        assert (target / "what" if target.is_dir() else target).read_text() == came
+    assert left_behind(tmp_path) == []
+
+
+def test_of_two_commands_that_write_one_folder_the_second_is_told(tmp_path: Path) -> None:
+    target, told = tmp_path / "new" / "a", "another command writes the folder .*a now; wait for its end, or choose"
+    with new.sole_writer(target):
+        with pytest.raises(StoreWriteError, match=told):
+            new.check_new_folder(target)
+        with pytest.raises(StoreWriteError, match=told), new.sole_writer(target):
+            pass
+        with new.new_folder(target) as fresh:
+            (fresh / "what").write_text("mine")
+    new.check_new_folder(target)
+    with new.sole_writer(target):
+        assert (target / "what").read_text() == "mine"
+    assert left_behind(target.parent) == []
 
 
 @pytest.mark.parametrize(

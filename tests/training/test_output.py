@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from kblam.errors import TrainingError
+from kblam.folder.new import sole_writer
 from kblam.knowledge import Triple
 from kblam.training import card
 from kblam.training.card import write_card
@@ -129,6 +130,14 @@ def test_two_runs_do_not_write_into_one_folder(prepared: Prepare, tmp_path: Path
     assert not (tmp_path / ".train.lock").exists()
 
 
+def test_no_run_begins_where_another_command_makes_a_folder(tmp_path: Path) -> None:
+    with sole_writer(tmp_path / "adapter"):
+        for resume in (False, True):
+            with pytest.raises(TrainingError, match=r"another command writes to .*adapter now; wait for its end"):
+                check_output(tmp_path / "adapter", resume=resume)
+    check_output(tmp_path / "adapter", resume=False)
+
+
 def test_while_a_run_goes_on_its_folder_is_its_own(
     prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,7 +166,7 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(
         with pytest.raises(TrainingError, match=r"file is a file, and a run needs a folder; choose another output"):
             check_output(output, resume=False)
     monkeypatch.setattr("os.access", lambda *_: False)
-    with pytest.raises(TrainingError, match=r"may not be written; choose another output"):
+    with pytest.raises(TrainingError, match=r"is no folder that may be written; choose another output"):
         check_output(tmp_path / "new" / "adapter", resume=False)
 
 
@@ -209,7 +218,7 @@ def test_the_card_says_what_the_minutes_were_spent_on(prepared: Prepare, tmp_pat
     second.fit(resume=True)
     assert estimate(second).startswith("the confidence takes some minutes"), "nothing else is left"
     second.finish()
-    for trainer, minutes in (first, "in 1 minutes on"), (second, "in parts, the last in 1 minutes on"):
+    for trainer, minutes in (first, "in 1 minute on"), (second, "in parts, the last in 1 minute on"):
         trainer.calibration = second.calibration
         write_card(trainer, 60.0)
         card = (tmp_path / "README.md").read_text()

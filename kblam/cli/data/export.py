@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from kblam.cli.errors import CommandError
-from kblam.cli.files import count_of, open_file
+from kblam.cli.files import open_file
 from kblam.cli.output import err, waiting
+from kblam.counts import count_of, many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -112,7 +113,7 @@ def _export_questions(
         err.print(lost, style="yellow", markup=False, soft_wrap=True)
     for name, count in counts.items():
         file = output.with_name(f"{output.stem}-{name}{output.suffix}") if name else output
-        err.print(f"{file}: {count:,} question{'' if count == 1 else 's'}", markup=False, soft_wrap=True)
+        err.print(f"{file}: {many(count, 'question')}", markup=False, soft_wrap=True)
 
 
 def _some(all_of: Iterable[Some], nothing: str) -> Iterator[Some]:

@@ -14,10 +14,11 @@ import typer
 from rich.text import Text
 
 from kblam.cli.errors import FAILED, CommandError, InterruptedWorkError
-from kblam.cli.files import count_of, file_of, many, open_file
+from kblam.cli.files import file_of, open_file
 from kblam.cli.loading import warn
 from kblam.cli.options import AsJson
 from kblam.cli.output import err, print_json, progress_bar, waiting
+from kblam.counts import count_of, many
 
 if TYPE_CHECKING:
     from kblam.data.documents import Document, Piece
@@ -128,7 +129,8 @@ def extract(
                 )
         except KeyboardInterrupt:
             raise InterruptedWorkError(
-                f"interrupted; {len(journal):,} pieces are in {journal_file}: run the same command again to go on"
+                f"interrupted; {many(len(journal), 'piece is', 'pieces are')} in {journal_file}: "
+                "run the same command again to go on"
             ) from None
     _write(target, done.merged.triples, is_base=is_base)
     _tell(target, read, done, costs, time.monotonic() - began, as_json)
@@ -150,7 +152,10 @@ def read_all(documents: Sequence[Path], reader: DocumentReader, megabytes: int) 
         given.setdefault(Path(os.path.realpath(path)), path)
     files = list(given)
     if len(files) < len(documents):
-        warn(f"{len(documents) - len(files)} of the documents are given twice; each is read once")
+        warn(
+            f"{many(len(documents) - len(files), 'of the documents is', 'of the documents are')} given twice; "
+            "each is read once"
+        )
     names = [file.name for file in files]
     found: list[Document] = []
     troubles: list[DocumentError] = []
@@ -317,7 +322,7 @@ def _tell(
     ]
     lines += [f"refused: {many(count, 'fact', 'facts')} with {why}" for why, count in done.refused.most_common()]
     if merged.repeated:
-        lines.append(f"said again, with its source: {merged.repeated:,} times")
+        lines.append(f"said again, with its source: {many(merged.repeated, 'time')}")
     for what, spellings in (("names", merged.names), ("properties", merged.properties)):
         if spellings:
             told = [f"{', '.join(map(repr, others))} to {kept!r}" for kept, others in spellings.items()]
@@ -325,7 +330,7 @@ def _tell(
     if merged.joined:
         lines.append(f"several values joined: {_shown([f'the {prop} of {name}' for name, prop in merged.joined])}")
     if merged.dropped_sources:
-        lines.append(f"{merged.dropped_sources:,} sources beyond the most that a triple has were left out")
+        lines.append(f"left out: {many(merged.dropped_sources, 'source')} beyond the most that a triple has")
     lines.append(_tokens(done, cost))
     lines += [f"failed: {one['piece']}: {one['reason']}" for one in failed[:_SHOWN]]
     if failed:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
-from kblam.cli.files import count_of, file_of, many
+from kblam.cli.files import file_of
 from kblam.cli.kb.changing import Map, Renamed, check_is_no_base, encoder_for
 from kblam.cli.options import AsJson, EncoderKey
 from kblam.cli.output import err, out, print_json, progress_bar
+from kblam.counts import count_of, many
 
 if TYPE_CHECKING:
     from kblam.data.importing import ImportReport
@@ -133,7 +134,7 @@ def _print(report: ImportReport, target: Path, skip_bad: Path | None, seconds: f
         return
     lines = report.losses[:_SHOWN]
     if (more := len(report.losses) - _SHOWN) > 0:
-        lines.append(f"and {more} more reasons")
+        lines.append(f"and {many(more, 'more reason')}")
     if lines:
         err.print("left out:", style="yellow")
         for line in lines:
@@ -163,7 +164,9 @@ def _notes(report: ImportReport) -> list[str]:
     if report.unnamed:
         notes.append(f"{many(report.unnamed, 'thing has', 'things have')} no name but an id, and that was taken")
     if report.told_apart:
-        notes.append(f"{report.told_apart:,} things share a name with another, and have their id behind it")
+        notes.append(
+            f"{many(report.told_apart, 'thing shares', 'things share')} a name with another: an id stands behind it"
+        )
     return notes
 
 

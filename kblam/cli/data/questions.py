@@ -26,10 +26,11 @@ from kblam.cli.data.extract import (
     read_all,
 )
 from kblam.cli.errors import CommandError, InterruptedWorkError
-from kblam.cli.files import many, open_file
+from kblam.cli.files import open_file
 from kblam.cli.loading import warn
 from kblam.cli.options import MOST_QUESTIONS
 from kblam.cli.output import err, print_json, progress_bar, waiting
+from kblam.counts import many
 
 if TYPE_CHECKING:
     from kblam.data.asking import Asked
@@ -138,7 +139,10 @@ def questions(
             if endpoint is not None:
                 found = _rephrased(found, endpoint, concurrency, replies)
         if len(found) < count:
-            warn(f"{len(found):,} different questions where {count:,} were wanted: there are no more of these kinds")
+            warn(
+                f"{many(len(found), 'different question')} where {count:,} were wanted: "
+                "there are no more of these kinds"
+            )
         _write(output, found, overwrite=overwrite)
         if replies is not None:
             replies.clear()
@@ -217,7 +221,7 @@ def _write(output: Path | None, found: Sequence[Asked], *, overwrite: bool) -> N
         for asked in found:
             file.write(json.dumps(asked.to_record(), ensure_ascii=False) + "\n")
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in Counter(asked.kind for asked in found).items())
-    _note(f"{output}: {len(found):,} questions ({kinds})")
+    _note(f"{output}: {many(len(found), 'question')} ({kinds})")
 
 
 def _note(line: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kblam.cli.output import err, print_json, waiting
+from kblam.counts import count_of
 
 if TYPE_CHECKING:
     from kblam.knowledge import Triple
@@ -70,7 +71,7 @@ def _write(name: str, output: Path | None, source: Path | None, limit: int, *, o
         _print(written)
         return
     count = write_triples(output, written, overwrite=overwrite)
-    err.print(f"{output}: {count:,} triples; licence of the data: {REAL[name].licence}", markup=False, soft_wrap=True)
+    err.print(f"{output}: {count_of(count)}; licence of the data: {REAL[name].licence}", markup=False, soft_wrap=True)
 
 
 def _print(triples: Iterable[Triple]) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
 from kblam.cli.output import err, progress_bar
+from kblam.counts import count_of, many
 
 if TYPE_CHECKING:
     from kblam.data.synthesise import Entities
@@ -52,11 +53,12 @@ def synthesise(
                     progress(done, entities)
         except KeyboardInterrupt:
             raise InterruptedWorkError(
-                f"interrupted; {done:,} entities are in {output}: run the same command again to go on"
+                f"interrupted; {many(done, 'entity is', 'entities are')} in {output}: "
+                "run the same command again to go on"
             ) from None
         finally:
             triples = _with_new(output, there, journal)
-    err.print(f"{output}: {len(triples):,} triples of {done:,} entities", markup=False, soft_wrap=True)
+    err.print(f"{output}: {count_of(len(triples))} of {many(done, 'entity', 'entities')}", markup=False, soft_wrap=True)
 
 
 def _triples_of(output: Path) -> list[Triple]:

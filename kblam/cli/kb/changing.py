@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
-from kblam.cli.files import asked_encoder, count_of, file_of, open_file
+from kblam.cli.files import asked_encoder, file_of, open_file
 from kblam.cli.options import AsJson, EncoderKey, KnowledgeFile
 from kblam.cli.output import out, print_json, progress_bar, waiting
+from kblam.counts import count_of, many
 
 if TYPE_CHECKING:
     from kblam.knowledge import BuildReport, Encoder, KnowledgeBase, TripleFile
@@ -272,7 +273,7 @@ def _print_report(kb: KnowledgeBase, report: BuildReport, seconds: float, as_jso
         return
     changes = f"{report.added:,} added, {report.updated:,} updated, {report.unchanged:,} unchanged"
     if skipped:
-        changes += f"; {skipped:,} record{'' if skipped == 1 else 's'} left out"
+        changes += f"; {many(skipped, 'record')} left out"
     out.print(f"{kb.path}: {count_of(len(kb))} ({changes}) in {seconds:.1f} s", markup=False, soft_wrap=True)
 
 

@@ -15,6 +15,7 @@ from kblam.cli.loading import ModelOptions, plan_for
 from kblam.cli.options import AdapterSource, AsJson, Dtype, KnowledgeFile, Model, PlanPin, Precision, Storage
 from kblam.cli.output import on_one_line, out, print_json, size_of, waiting
 from kblam.cli.tables import print_table, wrapped
+from kblam.counts import many
 from kblam.errors import EncoderMismatchError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def info(
     each = f", {size_of(facts['bytes'] / triples)} a triple" if triples >= _ROWS_AT_ONCE else ""
     shown = {
         "file": str(path),
-        "triples": f"{triples:,}, about {names:,} name{'' if names == 1 else 's'}",
+        "triples": f"{triples:,}, about {many(names, 'name')}",
         "properties": f"{properties:,}{most}",
         "encoder": f"{facts['encoder']}, vectors of {facts['dimension']:,} numbers",
         "fingerprint": facts["fingerprint"],

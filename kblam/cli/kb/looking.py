@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kblam.cli.files import count_of, open_file
+from kblam.cli.files import open_file
 from kblam.cli.options import AsJson, KnowledgeFile
 from kblam.cli.output import err, out, print_json, progress_bar, waiting
 from kblam.cli.tables import Rows
+from kblam.counts import count_of
 
 if TYPE_CHECKING:
     from kblam.knowledge import Triple

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kblam.counts import many
 from kblam.data.importing.items import Bad, BadRows, Dropped, Label, Losses, Readable, Statement
 from kblam.data.importing.languages import Languages
 from kblam.data.importing.stage import Stage
@@ -145,7 +146,7 @@ class Reading:
     def _nothing(self) -> str:
         names = ", ".join(self.report.sources)
         why = "; ".join(self._losses.lines())
-        rows = "1 row" if self.report.bad == 1 else f"{self.report.bad:,} rows"
+        rows = many(self.report.bad, "row")
         bad = f"; {rows} cannot be read" if self.report.bad else ""
         return f"{names}: no fact in it{bad}{f'; left out: {why}' if why else ''}"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from kblam.counts import many
 from kblam.data.entities import Entity
 from kblam.data.quiz import Quiz
 from kblam.demo.filling import fill
@@ -121,7 +122,7 @@ def run(console: Console, questions: int, output: Path, encoder: Encoder | None 
                 f"{found.first_without:.1f} and {found.first_with:.1f} ms",
                 highlight=False,
             )
-        console.print(f"backend {backend}, {torch.get_num_threads()} threads", highlight=False)
+        console.print(f"backend {backend}, {many(torch.get_num_threads(), 'thread')}", highlight=False)
     report(output, rows, times, exact, backend)
     console.print(f"wrote {output}", highlight=False)
     next_steps(console)

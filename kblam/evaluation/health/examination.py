@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kblam.counts import count_of
 from kblam.data.phrasing import question
 from kblam.data.quiz import question_stream
 from kblam.errors import EvaluationError
@@ -123,7 +124,7 @@ def examine(
     embeddings = kb.embeddings()
     count = len(embeddings)
     if count < 2:
-        raise EvaluationError(f"a base of {count} triples cannot be examined; two are the least")
+        raise EvaluationError(f"a base of {count_of(count)} cannot be examined; two are the least")
     found = _Found()
     total = count + min(questions, count)
     useless = _texts(kb, kb.triples(), found, progress, total)

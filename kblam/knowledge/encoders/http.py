@@ -8,6 +8,7 @@ import time
 import httpx
 import numpy as np
 
+from kblam.counts import many
 from kblam.errors import EncoderError, EncoderUnavailableError
 from kblam.knowledge.encoders.posting import (
     RETRIED,
@@ -76,7 +77,7 @@ class EmbeddingsClient:
         if not isinstance(answer, str):
             return self._vectors(answer, len(texts))
         raise EncoderError(
-            f"{self._url} failed {self._max_attempts} times for {len(texts)} texts, the last time with "
+            f"{self._url} failed {many(self._max_attempts, 'time')} for {many(len(texts), 'text')}, the last time with "
             f"{answer}; run the same command again later: what was encoded is kept"
         )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kblam.counts import many
 from kblam.errors import EncoderError, EncoderUnavailableError
 from kblam.hub import cached, trouble, unreachable
 from kblam.knowledge.encoders.base import Progress
@@ -123,7 +124,7 @@ class SentenceTransformerEncoder:
                     vectors[rows] = encode(model, batch)
             except RuntimeError as error:
                 raise EncoderError(
-                    f"{self.model} failed on a batch of {len(batch)} texts on {model.device}: {error}; "
+                    f"{self.model} failed on a batch of {many(len(batch), 'text')} on {model.device}: {error}; "
                     "if memory ran out, use a smaller batch_size"
                 ) from error
             if progress is not None:

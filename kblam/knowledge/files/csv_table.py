@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
+from kblam.counts import many
 from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import Columns, MissingFieldError, choice, quoted
 from kblam.knowledge.files.lines import MAX_LINE_BYTES, NoTextLineError, Records, numbered_lines
@@ -124,8 +125,8 @@ def _swallowed(lines: list[str], delimiter: str, cells: int) -> str | None:
     if delimiter != "\t" or len(lines) < 2 or any(line.count("\t") != cells - 1 for line in lines):
         return None
     return (
-        f"a quote that opens on this line takes {len(lines) - 1} more lines into its cell, and each looks like a row "
-        'of its own; write a quote that belongs to a text as ""'
+        f"a quote that opens on this line takes {many(len(lines) - 1, 'more line')} into its cell, and each looks "
+        'like a row of its own; write a quote that belongs to a text as ""'
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kblam.counts import many
 from kblam.errors import BadLinesError, TripleFormatError, argument
 from kblam.knowledge.columns import READING
 
@@ -80,7 +81,7 @@ class Trouble:
         if end is None or isinstance(end, EnoughTroubleError):
             skip = self._skip or argument("skip_bad=True", "--skip-bad", READING)
             least = "" if end is None else "at least "
-            message = f"{least}{self.count:,} records cannot be read ({skip} goes on without them)"
+            message = f"{least}{many(self.count, 'record')} cannot be read ({skip} goes on without them)"
         else:
             where = "" if end.line is None else f"line {end.line:,}: "
             details.append(f"{where}{end.reason}; nothing after this can be read")
