@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from kblam.generation.units import fits_units
 from kblam.knowledge.identifiers import forms, spoken
 from kblam.knowledge.mention import says_property, spans_of, words
 
@@ -69,6 +70,27 @@ _PERSONS = frozenset(
         *("predecessor", "winner", "champion", "sponsor", "teacher", "boss", "supervisor", "minister", "king", "queen"),
     )
 )
+# Not "Who is A?", which asks for all there is.
+_WHO = re.compile(rf"(?:{_OPENING}|{_KNOW})who\s+(?!is\b|are\b|was\b|were\b|on\b)[a-z]", re.IGNORECASE)
+_NO_PERSONS = frozenset(
+    (
+        *(
+            "place",
+            "location",
+            "site",
+            "address",
+            "country",
+            "state",
+            "region",
+            "province",
+            "city",
+            "town",
+            "continent",
+        ),
+        *("date", "year", "day", "time", "zone", "number", "code", "height", "width", "length", "weight", "elevation"),
+        *("latitude", "longitude", "area", "depth", "age", "price", "radius", "density", "temperature", "point", "url"),
+    )
+)
 _ASKS_MORE = re.compile(r"\b(?:who|whom|whose|what|which|where|when|why|how)\b", re.IGNORECASE)
 
 _WORD_BEFORE = re.compile(r"(?<![^\W_])([^\W\d_]+)[\s-]+$")
@@ -114,9 +136,9 @@ def can_answer(question: str, property: str, value: str) -> bool:
 
     It is not if a time ("when") or a number ("how many") is asked for, nothing in the value looks like one, the
     property has no word of such a kind either, and the question does not say it; nor if a place is asked for ("where")
-    and it tells a person. Values that are not ASCII, and questions about more than one thing, are not told. Nor is it
-    if the question says the property as another one (the "former owner"), or who comes before or after the value, or
-    instead of it.
+    and it tells a person, or the other way round ("who"). Values that are not ASCII, and questions about more than one
+    thing, are not told. Nor is it if the question says the property as another one (the "former owner"), who comes
+    before or after the value or instead of it, or a unit that measures something else.
 
     Args:
         question: as it was asked.
@@ -124,8 +146,13 @@ def can_answer(question: str, property: str, value: str) -> bool:
     """
     if _asks_for_another(question, property) or _asks_beside(question, value):
         return False
-    if (asked := _WHERE.search(question)) is not None and _PERSONS.intersection(words(spoken(property))[-1:]):
-        return _ASKS_MORE.search(question, asked.end()) is not None or says_property(question, property)
+    if not fits_units(question, value):
+        return says_property(question, property)
+    tells = set(words(spoken(property)))
+    for asks, others in ((_WHERE, _PERSONS & set(words(spoken(property))[-1:])), (_WHO, _NO_PERSONS & tells)):
+        asked = asks.search(question) if others else None
+        if asked is not None:
+            return _ASKS_MORE.search(question, asked.end()) is not None or says_property(question, property)
     for asks, kind, looks_like in ((_WHEN, _SAYS_TIME, _DATE), (_HOW_MANY, _SAYS_NUMBER, _NUMBER)):
         asked = asks.search(question)
         if asked is None or _ASKS_MORE.search(question, asked.end()) is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 _PHRASES = """
-would you mind; do you mind; if you don't mind; if you do not mind; never mind; keep in mind; bear in mind; comes to
+would you mind; do you mind; mind telling; mind sharing; mind checking; mind saying; mind if; to hand;
+if you don't mind; if you do not mind; never mind; keep in mind; bear in mind; comes to
 mind; come to mind; springs to mind; to my mind; on my mind; slipped my mind; make up my mind; changed my mind;
 fill in the blank; fill in the blanks; fill in the gap; fill in the gaps; fill the gap; draw a blank; drew a blank;
 drawing a blank; point blank;

@@ -64,7 +64,7 @@ class Shares(NamedTuple):
         rivals = _extended(compared.rivalry, more, 0.0) * logs.exp()
         # Who says a property does not ask for everything, whatever it sounds like ("further explanation").
         is_everything = torch.tensor(compared.columns[EVERYTHING], device="cpu")
-        says_one = self.said.index_fill(1, is_everything, 0.0).amax(-1) > 0
+        most_said = self.said.index_fill(1, is_everything, 0.0).amax(-1)
         shares: dict[tuple[int, str, str], Share] = {}
         for line, ((row, name), props) in enumerate(asked.items()):
             everything, said_words = self._everything(line, props), self._likeliest_said(line, texts[line])
@@ -73,13 +73,14 @@ class Shares(NamedTuple):
             against = float(rivals[line].sum()) + _ELSE
             for prop, column in columns.items():
                 log = logs[line, column]
-                if is_one_of(prop, DESCRIBING) and not says_one[line]:
+                if is_one_of(prop, DESCRIBING) and not most_said[line]:
                     log = torch.logaddexp(log, everything)
                 mine = (words(form) for called in compared.called(prop) for form in forms(called))
                 shares[row, name, prop] = Share(
                     log=float(log) - math.log(float(log.exp()) + against),
                     is_best=bool(log >= best[line]),
-                    everything=float(everything.exp()),
+                    # One word may be said by chance, as in "Open the file on it".
+                    everything=0.0 if most_said[line] > 1 else float(everything.exp()),
                     is_beaten=bool(said_words) and not any(form in said_words for form in mine),
                 )
         return shares

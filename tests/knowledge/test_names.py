@@ -107,6 +107,13 @@ def test_every_stock_phrase_is_of_several_words_and_there_once() -> None:
     assert all(text.format(count) in (ROOT / page).read_text(encoding="utf-8") for page, text in told.items())
 
 
+def test_what_people_do_not_mind_and_have_to_hand_is_no_name() -> None:
+    names = Names(["mind", "hand", "Hachiman"])
+    assert names.meant_in("Mind telling me what Hachiman has down?") == ["Hachiman"]
+    assert names.meant_in("Would you happen to have Hachiman to hand?") == ["Hachiman"]
+    assert names.meant_in("What is a mind?") == ["mind"]
+
+
 def test_a_property_that_any_question_may_say_is_one_beside_another() -> None:
     properties = Names(["time", "price", "name"], of_entities=False)
     assert properties.said_in("Tell me the time, the name and the price") == {"time", "price", "name"}

@@ -230,6 +230,26 @@ def test_a_question_for_everything() -> None:
     assert about.confidences < one.confidences
 
 
+def test_who_says_a_property_of_several_words_asks_for_that() -> None:
+    asking = adapter()
+    assert asking.property_head is not None
+    with torch.no_grad():
+        asking.property_head.property.weight.copy_(asking.property_head.question.weight)
+        asking.property_head.log_scale.fill_(5.0)  # "everything" has most whatever is said
+    encoder = HashingEncoder(16)
+
+    def alike(texts: list[str]) -> torch.Tensor:
+        return vectors(encoder, ["the everything of it" if "all" in text else text for text in texts])
+
+    judge = Judge(asking, alike, ["color", "part", "shoe size"])
+    found = ("Anvil 3", "color", 0.3)
+    of_all, by_chance, of_one = judge.verdicts(
+        [judged(f"all {text} of Anvil 3", found) for text in ("", "the part", "I ask is the shoe size")]
+    )
+    assert of_all.asks_everything == by_chance.asks_everything == (True,)
+    assert of_one.asks_everything == (False,)
+
+
 def test_a_description_has_the_share_of_everything_besides() -> None:
     encoder, asking = HashingEncoder(16), adapter()
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["description", "weight"])
