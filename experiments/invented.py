@@ -1,4 +1,4 @@
-"""Asks the questions of invented.yaml: `python -m experiments.invented [--adapter DIR]`."""
+"""Asks the questions of invented.yaml, or near.yaml: `python -m experiments.invented [--file FILE] [--adapter DIR]`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--adapter", type=Path, default=SMOLLM2_ADAPTER)
+    parser.add_argument("--file", type=Path, default=FILE, help="facts and questions")
     arguments = parser.parse_args()
     quiet_libraries()
     console = Console(highlight=False, soft_wrap=True)
-    content = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    content = yaml.safe_load(arguments.file.read_text(encoding="utf-8"))
     adapter = KnowledgeAdapter.from_pretrained(arguments.adapter)
     name = adapter.config.base_model or "smollm2"
     model, tokenizer = load_base(name), load_tokenizer(name)
@@ -46,7 +47,8 @@ def main() -> None:
     known = put(session, [one for one, _ in questions], [[value] for _, value in questions])
     refused = put(session, missing, [None] * len(missing))
     both = put(session, [one for one, _ in pairs], [values for _, values in pairs])
-    for question, answer in zip(content["general"], either.ask_many(content["general"]), strict=True):
+    general = content.get("general", [])
+    for question, answer in zip(general, either.ask_many(general), strict=True):
         source = "base model" if answer.from_base else "KNOWLEDGE"
         console.print(f"{source}: {question}\n    {answer.text}", markup=False)
     console.print(

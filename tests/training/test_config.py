@@ -146,5 +146,5 @@ def test_flags_that_cannot_be_read() -> None:
     "file", sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml")), ids=lambda file: file.stem
 )
 def test_every_experiment_can_be_read(file: Path) -> None:
-    if file.stem != "invented":
+    if file.stem not in ("invented", "near"):
         assert TrainingConfig.read(file).model
