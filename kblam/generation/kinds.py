@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from kblam.generation.kind_words import ANOTHER, NO_PERSONS, NUMBERS, PERSONS, TIMES
 from kblam.generation.units import fits_units
 from kblam.knowledge.identifiers import forms, spoken
 from kblam.knowledge.mention import says_property, spans_of, words
@@ -27,101 +28,17 @@ _HOW_MANY = re.compile(
     rf"(?:{_OPENING}|{_KNOW})how\s+many\s+(?!(?:minute|hour|day|week|month|year)s?\b)", re.IGNORECASE
 )
 _WHERE = re.compile(rf"(?:{_OPENING}|{_KNOW}){_AT}where\b", re.IGNORECASE)
-_PERSONS = frozenset(
-    (
-        *(
-            "founder",
-            "cofounder",
-            "owner",
-            "architect",
-            "author",
-            "writer",
-            "creator",
-            "inventor",
-            "discoverer",
-            "designer",
-        ),
-        *(
-            "builder",
-            "composer",
-            "painter",
-            "sculptor",
-            "director",
-            "producer",
-            "editor",
-            "developer",
-            "manager",
-            "leader",
-        ),
-        *("engineer", "ceo", "cto", "cfo", "president", "chairman", "chairwoman", "chair", "mayor", "captain", "coach"),
-        *(
-            "spouse",
-            "wife",
-            "husband",
-            "mother",
-            "father",
-            "child",
-            "son",
-            "daughter",
-            "brother",
-            "sister",
-            "successor",
-        ),
-        *("predecessor", "winner", "champion", "sponsor", "teacher", "boss", "supervisor", "minister", "king", "queen"),
-    )
-)
 # Not "Who is A?", which asks for all there is.
 _WHO = re.compile(rf"(?:{_OPENING}|{_KNOW})who\s+(?!is\b|are\b|was\b|were\b|on\b)[a-z]", re.IGNORECASE)
-_NO_PERSONS = frozenset(
-    (
-        *(
-            "place",
-            "location",
-            "site",
-            "address",
-            "country",
-            "state",
-            "region",
-            "province",
-            "city",
-            "town",
-            "continent",
-        ),
-        *("date", "year", "day", "time", "zone", "number", "code", "height", "width", "length", "weight", "elevation"),
-        *("latitude", "longitude", "area", "depth", "age", "price", "radius", "density", "temperature", "point", "url"),
-    )
-)
 _ASKS_MORE = re.compile(r"\b(?:who|whom|whose|what|which|where|when|why|how)\b", re.IGNORECASE)
 
 _WORD_BEFORE = re.compile(r"(?<![^\W_])([^\W\d_]+)[\s-]+$")
-_ANOTHER = frozenset(
-    (
-        *("former", "previous", "ex", "past", "next", "future", "deputy", "vice", "assistant", "interim", "acting"),
-        *("second", "third", "fourth", "fifth"),
-    )
-)
 _BESIDE = re.compile(
     r"\b(?:before|after|besides|except|instead of|other than|apart from|replac\w+|succe\w+|preced\w+|follow\w+)\s+"
     r"(?:the\s+)?$",
     re.IGNORECASE,
 )
 
-_NUMBERS = """
-no none zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
-eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred hundreds thousand thousands million
-millions billion billions dozen dozens score several few many numerous countless single pair couple both half all
-"""
-_TIMES = """
-january february march april may june july august september october november december jan feb mar apr jun jul aug sep
-sept oct nov dec monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays thursdays fridays
-saturdays sundays spring summer autumn fall winter easter christmas morning mornings noon afternoon evening night
-midnight dawn dusk day days week weeks month months year years century centuries decade decades era age ages antiquity
-medieval ancient prehistory prehistoric renaissance baroque dynasty reign war today yesterday tomorrow tonight now then
-soon late later early earlier recently before after during since until till while when once ago always never daily
-weekly monthly yearly annual annually hourly weekend weekends holiday holidays holy first second third last next past
-present future time times date dates period open opening birth birthday founding foundation end
-"""
-_SAYS_NUMBER, _SAYS_TIME = frozenset(_NUMBERS.split()), frozenset((_NUMBERS + _TIMES).split())
 _NUMBER = re.compile(r"\d")
 # A year, "9:30", "1.5.1931", "5th", "44 BC"; a small number that is all there is. Not "3,120 m", nor "555 0199".
 _DATE = re.compile(
@@ -134,11 +51,11 @@ _DATE = re.compile(
 def can_answer(question: str, property: str, value: str) -> bool:
     """Whether a fact may be what a question asks for, as far as words of English tell.
 
-    It is not if a time ("when") or a number ("how many") is asked for, nothing in the value looks like one, the
-    property has no word of such a kind either, and the question does not say it; nor if a place is asked for ("where")
-    and it tells a person, or the other way round ("who"). Values that are not ASCII, and questions about more than one
-    thing, are not told. Nor is it if the question says the property as another one (the "former owner"), who comes
-    before or after the value or instead of it, or a unit that measures something else.
+    It is not if the question says the property as another one (the "former owner"), or who comes before or after the
+    value, or instead of it. Nor, unless the question says the property, if it asks for a time ("when") or a number
+    ("how many") and neither value nor property has anything like one; if it asks for a place ("where") and the property
+    is a person's, or the other way round ("who"); or in a unit that measures something else. Values that are not ASCII,
+    and questions about more than one thing, are not told.
 
     Args:
         question: as it was asked.
@@ -146,21 +63,29 @@ def can_answer(question: str, property: str, value: str) -> bool:
     """
     if _asks_for_another(question, property) or _asks_beside(question, value):
         return False
-    if not fits_units(question, value):
-        return says_property(question, property)
-    tells = set(words(spoken(property)))
-    for asks, others in ((_WHERE, _PERSONS & set(words(spoken(property))[-1:])), (_WHO, _NO_PERSONS & tells)):
-        asked = asks.search(question) if others else None
-        if asked is not None:
-            return _ASKS_MORE.search(question, asked.end()) is not None or says_property(question, property)
-    for asks, kind, looks_like in ((_WHEN, _SAYS_TIME, _DATE), (_HOW_MANY, _SAYS_NUMBER, _NUMBER)):
-        asked = asks.search(question)
-        if asked is None or _ASKS_MORE.search(question, asked.end()) is not None:
-            continue
-        if not value.isascii() or looks_like.search(value) is not None or kind.intersection(words(value)):
-            return True
-        return bool(kind.intersection(words(spoken(property)))) or says_property(question, property)
-    return True
+    is_alike = fits_units(question, value) and _is_of_kind(question, words(spoken(property)), value)
+    return is_alike or says_property(question, property)
+
+
+def _is_of_kind(question: str, property: list[str], value: str) -> bool:
+    """Whether a value, or the words of its property, are of the kind that a question asks for."""
+    said = {*property, *words(value)}
+
+    def has(kind: frozenset[str], looks_like: re.Pattern[str]) -> bool:
+        return not value.isascii() or looks_like.search(value) is not None or not kind.isdisjoint(said)
+
+    return not (
+        (_asks(question, _WHERE) and not PERSONS.isdisjoint(property[-1:]))
+        or (_asks(question, _WHO) and not NO_PERSONS.isdisjoint(property))
+        or (_asks(question, _WHEN) and not has(TIMES, _DATE))
+        or (_asks(question, _HOW_MANY) and not has(NUMBERS, _NUMBER))
+    )
+
+
+def _asks(question: str, way: re.Pattern[str]) -> bool:
+    """Whether a question asks in this way, and for nothing more."""
+    asked = way.search(question)
+    return asked is not None and _ASKS_MORE.search(question, asked.end()) is None
 
 
 def _asks_for_another(question: str, property: str) -> bool:
@@ -170,7 +95,7 @@ def _asks_for_another(question: str, property: str) -> bool:
         for form in forms(property)
         for start, _ in spans_of(question, form)
     ]
-    return bool(before) and all(word in _ANOTHER for word in before)
+    return bool(before) and all(word in ANOTHER for word in before)
 
 
 def _asks_beside(question: str, value: str) -> bool:

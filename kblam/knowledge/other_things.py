@@ -15,21 +15,25 @@ Begins = Callable[[str], bool]
 
 # What a text has beside a name is looked for in so many characters.
 _FAR = 200
-_DIRECTIONS = frozenset(
-    (
-        *("north", "south", "east", "west", "northeast", "northwest", "southeast", "southwest"),
-        *("northern", "southern", "eastern", "western", "northeastern", "northwestern", "southeastern", "southwestern"),
-    )
-)
+_COMPASS = """
+north south east west northeast northwest southeast southwest northern southern eastern western northeastern
+northwestern southeastern southwestern
+"""
 # Of these "the new Acme" says only what Acme is like, and "New York" names something else.
-_MAY_BE_PART = frozenset(("new", "old", "upper", "lower", "inner", "outer", "greater", "little", "equatorial", "papua"))
-_DETERMINERS = frozenset(
-    (
-        *("the", "a", "an", "this", "that", "these", "those", "my", "your", "his", "her", "its", "our", "their"),
-        *("whose", "which", "what", "any", "some", "every", "each", "no"),
-    )
-)
-_PREPOSITIONS = frozenset(("of", "in", "for", "to", "from", "at", "about", "near", "around", "on"))
+_PARTS = "new old upper lower inner outer greater little equatorial papua"
+_ARTICLES = "the a an this that these those my your his her its our their whose which what any some every each no"
+_BEFORE_NAMES = "of in for to from at about near around on"
+# "Acme's founder's name" and "the location of the headquarters of Acme" ask for these, and "Acme's last year's revenue"
+# for Acme's.
+_ASKED_OF = """
+name names full title identity value amount size level type kind location place site address seat date year time meaning
+description extent currency unit language status
+"""
+_DAYS = "year month week quarter season today yesterday tomorrow tonight decade"
+_DIRECTIONS, _MAY_BE_PART = frozenset(_COMPASS.split()), frozenset(_PARTS.split())
+_DETERMINERS, _PREPOSITIONS = frozenset(_ARTICLES.split()), frozenset(_BEFORE_NAMES.split())
+_NOTHING_ELSE, _TIMES = frozenset(_ASKED_OF.split()), frozenset(_DAYS.split())
+_JOIN = frozenset(("and", "or", "s", "with"))
 _WORDS_BEFORE = re.compile(r"(?:(?<![^\W_])([^\W_]+)\s+)?(?<![^\W_])([^\W\d_]+)\s+$")
 _HYPHENS = "-\u2010\u2011"
 _HYPHEN_BEFORE = re.compile(rf"(?<![^\W_])([^\W_])[^\W_]*[{_HYPHENS}]$")
@@ -39,19 +43,6 @@ _OWNS_AGAIN = re.compile(r"((?:[^\W\d_]+[ -]){0,2}[^\W\d_]+)(?:['’]s|(?<=[sS])
 _OF = re.compile(r"\b(?:of|for)\s+$", re.IGNORECASE)
 _OF_WHAT = re.compile(r"\s+(?:of|for)\s+(?:the\s+)?([^?.!,;:]{1,60}?)\s+(?:of|for|at|in)\s+(?:the\s+)?$", re.IGNORECASE)
 _LONGEST_PROPERTY = 4  # words of one that is looked for before another
-# "Acme's founder's name" and "the location of the headquarters of Acme" ask for these, and "Acme's last year's revenue"
-# for Acme's.
-_NOTHING_ELSE = frozenset(
-    (
-        *("name", "names", "full", "title", "identity", "value", "amount", "size", "level", "type", "kind"),
-        *("location", "place", "site", "address", "seat", "date", "year", "time", "meaning", "description", "extent"),
-        *("currency", "unit", "language", "status"),
-    )
-)
-_TIMES = frozenset(
-    ("year", "month", "week", "quarter", "season", "today", "yesterday", "tomorrow", "tonight", "decade")
-)
-_JOIN = frozenset(("and", "or", "s", "with"))
 _STEM = 4  # letters that words of one stem begin with
 
 
