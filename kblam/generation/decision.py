@@ -22,6 +22,8 @@ from kblam.knowledge.identifiers import forms, key
 from kblam.knowledge.mention import mentions, spans_of, words
 
 Unknown = Literal["refuse", "base"]
+# "How do you say A?" and "How else can you say A?" are made of words that ask for nothing else.
+_HOW_TO_SAY = frozenset(("how", "say"))
 # A question about a whole entity is answered by so many of its triples at most.
 MOST_OF_ENTITY = 3
 
@@ -344,5 +346,6 @@ def _about_entity(question: str, found: Sequence[Found]) -> list[Found]:
     named = max(places, key=lambda name: len(words(name)))
     start, end = places[named]
     of_entity = [one for one in found if one.triple.name == named]
-    is_bare = FILLER.issuperset(words(question[:start]) + words(question[end:]))
+    beside = {*words(question[:start]), *words(question[end:])}
+    is_bare = FILLER.issuperset(beside) and not _HOW_TO_SAY.issubset(beside)
     return sorted(of_entity, key=lambda one: -one.mass) if is_bare or of_entity[0].asks_everything else []

@@ -228,6 +228,9 @@ def test_a_known_part_is_said_only_if_it_is_what_was_asked() -> None:
         ("What do you know about project nightjar? Thanks!", True),
         ("What is the color of Project Nightjar?", False),
         ("Tell me about Project Sunrise.", False),
+        ("How about Project Nightjar?", True),
+        ("How else can you say Project Nightjar?", False),
+        ("how do you say project nightjar", False),
         (None, False),
     ],
 )
