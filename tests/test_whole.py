@@ -16,6 +16,7 @@ from unittest import mock
 import pytest
 
 from kblam.whole import whole, why_no_folder, why_not, write_whole
+from kblam.whole.unfinished import unfinished_folder
 
 
 def test_a_file_appears_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -102,6 +103,15 @@ def test_why_a_file_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file" / "a.txt")  # it is written where the link leads
     assert "no folder that may be written" in str(why_not(tmp_path / "link"))
     with pytest.raises(IsADirectoryError), whole(tmp_path):
+        pass
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+def test_where_nothing_can_be_made_nobody_tries_for_ever() -> None:
+    with pytest.raises(OSError, match=r"/proc/x\.txt"), whole(Path("/proc/x.txt")):
+        pass
+    with pytest.raises(OSError, match="/proc/x"), unfinished_folder(Path("/proc/x")):
         pass
 
 

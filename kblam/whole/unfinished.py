@@ -106,7 +106,10 @@ def _locked(target: Path, name: str, ending: str, stack: contextlib.ExitStack) -
                     path.touch(exist_ok=False)
                 else:
                     path.mkdir()
-                made.callback(_remove, path)
+            except OSError as error:  # of /proc the same as where something is gone: to try again would not end
+                raise _of(target, error) from None
+            made.callback(_remove, path)
+            try:
                 if fcntl is not None:
                     made.callback(os.close, handle := os.open(path, os.O_RDONLY))
                     with contextlib.suppress(OSError):  # a file system without locks

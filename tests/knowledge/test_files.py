@@ -87,7 +87,7 @@ BAD_FILES = [
         "e.json", '[{"name":"a","x":{"y":1,"y":1},"value":"b"}]', 1, '"y" stands twice', id="json-inner-key-twice"
     ),
     pytest.param(
-        "e.tsv", 'name\tvalue\nOak\t"6 ft\nElm\t9 ft"\nAsh\t7 ft\n', 2, "takes 1 more lines", id="tsv-stray-quotes"
+        "e.tsv", 'name\tvalue\nOak\t"6 ft\nElm\t9 ft"\nAsh\t7 ft\n', 2, "takes 1 more line into", id="tsv-stray-quotes"
     ),
     pytest.param("e.csv", b"name,value\na,b\n\xef\xbb\xbfname,value\nc,d\n", 3, "byte order mark inside", id="two-csv"),
     pytest.param("e.csv", "name,value\na,b\nname, value\nc,d\n", 3, "header stands here again", id="two-csv-no-mark"),
