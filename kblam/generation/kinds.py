@@ -63,7 +63,9 @@ def can_answer(question: str, property: str, value: str) -> bool:
     """
     if _asks_for_another(question, property) or _asks_beside(question, value):
         return False
-    is_alike = fits_units(question, value) and _is_of_kind(question, words(spoken(property)), value)
+    # "How many hectares is it, and how tall?" is answered by feet too.
+    in_units = fits_units(question, value) or len(_ASKS_MORE.findall(question)) > 1
+    is_alike = in_units and _is_of_kind(question, words(spoken(property)), value)
     return is_alike or says_property(question, property)
 
 

@@ -76,6 +76,7 @@ def test_it_cannot(question: str, fact: tuple[str, str]) -> None:
         ("How heavy is a molecule, in daltons?", ("molar mass", "138.6 grams per mole")),
         ("How many grams per mole is it?", ("length", "3 feet")),
         ("How many hectares has it, and what is its height?", HEIGHT),
+        ("How many hectares is it, and how tall?", HEIGHT),
         ("Over how many square feet?", ("area", "3 hectares")),
         ("How many apples are in it?", HEIGHT),
         ("Which four letters does it have?", ("ICAO code", "EGSP")),
