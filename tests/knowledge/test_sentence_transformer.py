@@ -58,6 +58,26 @@ def test_minilm(minilm: SentenceTransformerEncoder, tmp_path: Path) -> None:
     assert minilm.fingerprint == json.loads((SMOLLM2_ADAPTER / "config.json").read_text())["encoder"]
 
 
+def test_texts_that_share_a_batch_have_as_many_tokens(minilm: SentenceTransformerEncoder) -> None:
+    """Signs and names are many tokens, words are one: by characters, half of a batch would be padding."""
+    masks: list[torch.Tensor] = []
+
+    def see(_: object, __: object, outputs: dict[str, Any]) -> None:
+        masks.append(outputs["attention_mask"])
+
+    # Pairs of as many tokens; those of the last pair are cut.
+    texts = ["telephone", "63660/udp", "wednesday", "63661/udp", "the " * 300, "international " * 300]
+    hook = minilm._model.register_forward_hook(see)
+    try:
+        vectors = minilm.encode(texts)
+    finally:
+        hook.remove()
+    assert [tuple(mask.shape) for mask in masks] == [(2, 256), (2, 8), (2, 3)]
+    assert all(mask.all() for mask in masks)
+    for row, text in enumerate(texts):
+        np.testing.assert_allclose(vectors[row], minilm.encode([text])[0], atol=1e-5)
+
+
 def test_hidden_states_come_before_the_sentence_vector(minilm: SentenceTransformerEncoder) -> None:
     """The mean of a layer over a text's own tokens, of length 1, whatever texts share its batch."""
     seen: list[tuple[int, int]] = []
@@ -140,6 +160,8 @@ def test_a_model_of_word_vectors_shows_no_layers(tmp_path: Path) -> None:
     SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=4)]).save(str(tmp_path / "words"))
     encoder = SentenceTransformerEncoder(tmp_path / "words", device="cpu")
     assert encoder.encode(["a b"]).shape == (1, 4)
+    many = SentenceTransformerEncoder(tmp_path / "words", device="cpu", batch_size=1).encode(["b", "a b a", "a b"])
+    np.testing.assert_allclose(many[2], encoder.encode(["a b"])[0], atol=1e-6)
     assert (encoder.depth, usual_layers(encoder)) == (0, ())
     assert encoder.fingerprint == SentenceTransformerEncoder(tmp_path / "words", device="cpu").fingerprint
 
