@@ -60,6 +60,14 @@ def evaluate(
     png: Annotated[
         Path | None, typer.Option("--png", metavar="FILE", help="Draw where questions look (needs matplotlib).")
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            metavar="FOLDER",
+            help="Keep the knowledge bases there, so that each is encoded once for all runs.",
+        ),
+    ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="Judge what is shipped: all kinds of row; baselines at two sizes.")
     ] = False,
@@ -94,6 +102,10 @@ def evaluate(
         from kblam.evaluation.heat import check_drawing
 
         check_drawing(png)
+    if cache is not None:
+        from kblam.evaluation.bases import check_cache
+
+        check_cache(cache)
     sources = _sources(real)
     plan, skipped = _with_real_bases(plan, sources, skip=demo and real is None)
     options = ModelOptions(model, adapter, kb, device, dtype, backend)
@@ -124,6 +136,7 @@ def evaluate(
             material,
             report,
             png,
+            cache,
             noted=_note,
             searching=None if searching is None else RememberingEncoder(searching),
             instruction=rag_instruction,

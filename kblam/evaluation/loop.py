@@ -53,6 +53,11 @@ class RememberingEncoder:
         self._is_anew = False
 
     @property
+    def plain(self) -> Encoder:
+        """The encoder itself, which remembers nothing."""
+        return self._encoder
+
+    @property
     def spec(self) -> str:
         return self._encoder.spec
 
@@ -67,6 +72,10 @@ class RememberingEncoder:
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> np.ndarray:
         """As `Encoder.encode`."""
         return self._each_once(self._known, self._encoder, texts, progress)
+
+    def learn(self, texts: Sequence[str], *, progress: Progress | None = None) -> None:
+        """Encodes the texts that it does not know."""
+        _learn(self._known, self._encoder, texts, progress)
 
     def beyond_limit(self, texts: Sequence[str]) -> list[int]:
         """As `LimitedEncoder.beyond_limit`."""
@@ -89,9 +98,7 @@ class RememberingEncoder:
     ) -> np.ndarray:
         if self._is_anew:
             return encoder.encode(texts, progress=progress)
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        if new:
-            known.update(zip(new, encoder.encode(new, progress=progress), strict=True))
+        _learn(known, encoder, texts, progress)
         if not texts:
             return np.empty((0, encoder.dimension), np.float32)
         return np.stack([known[text] for text in texts])
@@ -113,6 +120,12 @@ class RememberingEncoder:
             triples = knowledge_base.triples_at(vectors.ids[start:stop])
             for triple, key, value in zip(triples, vectors.key[start:stop], vectors.value[start:stop], strict=True):
                 self._known[triple.key_text], self._known[triple.value_text] = key.astype("f4"), value.astype("f4")
+
+
+def _learn(known: dict[str, np.ndarray], encoder: Encoder, texts: Sequence[str], progress: Progress | None) -> None:
+    new = [text for text in dict.fromkeys(texts) if text not in known]
+    if new:
+        known.update(zip(new, encoder.encode(new, progress=progress), strict=True))
 
 
 def triples_of(quiz: Quiz) -> list[Triple]:

@@ -14,6 +14,7 @@ from typing import Any
 from kblam.data.drawing import base_quiz
 from kblam.data.quiz import NO_ENTITY, NO_PROPERTY, PAIR, SINGLE, Question, Quiz
 from kblam.evaluation.baselines import run_baseline
+from kblam.evaluation.bases import Bases
 from kblam.evaluation.estimate import GENERAL, Clock, Pace, Told, compared, estimate
 from kblam.evaluation.figures import Outcome, score
 from kblam.evaluation.force import attached
@@ -25,6 +26,7 @@ from kblam.evaluation.machine import PeakMemory
 from kblam.evaluation.plan import Material, Plan, Row, drawn_row, irrelevant_row, rows_of
 from kblam.evaluation.report import Report
 from kblam.knowledge import KnowledgeBase
+from kblam.knowledge.encoders import Progress
 
 # Of a row's first base, so many questions show where each layer looks.
 LAYER_QUESTIONS = 32
@@ -43,6 +45,7 @@ class Evaluation:
         material: what is asked.
         report: rows go here as they become ready.
         png: a picture of the attention goes here.
+        cache: folder in which knowledge bases are kept, see `Bases`.
         told: of progress.
         noted: told a line for each row that is done.
         searching: encoder of the RAG baseline; None is the adapter's.
@@ -55,6 +58,7 @@ class Evaluation:
     material: Material
     report: Report
     png: Path | None = None
+    cache: Path | None = None
     told: Told = lambda title, share, left: None
     noted: Callable[[str], None] = lambda line: None
     searching: RememberingEncoder | None = None
@@ -94,16 +98,18 @@ class Evaluation:
         for row in self.rows:
             clock.begin(row.title)
             quizzes = row.quizzes()
-            self._encode(quizzes, clock)
-            with self._knowledge_base(quizzes[0]) as first:
-                outcomes, costs = self._answers(quizzes, first, clock)
+            # Vectors of the user's own base are in its file.
+            bases = Bases(self.encoder, None if row.place[0] == "kb" else self.cache)
+            bases.encode(quizzes, _watched(clock))
+            with bases.open(quizzes[0], _watched(clock)) as first:
+                outcomes, costs = self._answers(bases, quizzes, first, clock)
                 asked = [question for quiz in quizzes for question in quiz.questions]
                 figures = score(asked, outcomes).to_dict() | costs | ({"note": row.note} if row.note else {})
                 self.report.add(*row.place, figures=figures)
                 self.noted(f"{row.title}: {_line(figures)}")
                 clock.end()
                 if self.plan.baselines_of(row):
-                    self._baselines(row, quizzes, outcomes, costs, clock)
+                    self._baselines(row, bases, quizzes, outcomes, costs, clock)
                 if row is drawn and self.png is not None:
                     self._draw(first, quizzes[0].questions, self.png)
                 if row is irrelevant:
@@ -111,7 +117,7 @@ class Evaluation:
         return self.report
 
     def _answers(
-        self, quizzes: Sequence[Quiz], first: KnowledgeBase, clock: Clock
+        self, bases: Bases, quizzes: Sequence[Quiz], first: KnowledgeBase, clock: Clock
     ) -> tuple[list[Outcome], dict[str, Any]]:
         """What is answered, and what it costs; times and layers are those of the first base."""
         memory = PeakMemory(self.subject.model.device)
@@ -128,24 +134,25 @@ class Evaluation:
         ]
         costs = {"triples": len(quizzes[0].facts)} | time_questions(self.subject, first, questions).to_dict()
         for quiz in quizzes[1:]:
-            with self._knowledge_base(quiz) as knowledge_base:
+            with bases.open(quiz, _watched(clock)) as knowledge_base:
                 outcomes += answers(knowledge_base, quiz)
         if (peak := memory.mib()) is not None:
             costs["peak_mib"] = round(peak)
         return outcomes, costs
 
-    def _encode(self, quizzes: Sequence[Quiz], clock: Clock) -> None:
-        """All texts of a row at once, which is quicker than base by base and can be watched."""
-        triples = [triple for quiz in quizzes for triple in triples_of(quiz)]
-        texts = [text for triple in triples for text in (triple.key_text, triple.value_text)]
-        texts += [question.text for quiz in quizzes for question in quiz.questions]
-        self.encoder.encode(texts, progress=lambda done, total: clock.within(0))
-
     def _baselines(
-        self, row: Row, quizzes: Sequence[Quiz], outcomes: Sequence[Outcome], costs: dict[str, Any], clock: Clock
+        self,
+        row: Row,
+        bases: Bases,
+        quizzes: Sequence[Quiz],
+        outcomes: Sequence[Outcome],
+        costs: dict[str, Any],
+        clock: Clock,
     ) -> None:
         """The same questions to the same model, as many as the plan says; and our own figures on just these."""
         few = _first(quizzes, self.plan.baseline_questions)
+        if "rag" in self.plan.baselines_of(row) and self.searching is None:
+            bases.recall(few)
         questions = [question for quiz in few for question in quiz.questions]
         number = len(questions)
         own = score(questions, outcomes[:number]).to_dict() | costs
@@ -187,8 +194,10 @@ class Evaluation:
         self.noted(f"{GENERAL}: {found.equal.hits} of {found.equal.of} answers as without knowledge")
         clock.end()
 
-    def _knowledge_base(self, quiz: Quiz) -> KnowledgeBase:
-        return KnowledgeBase.from_triples(triples_of(quiz), self.encoder)
+
+def _watched(clock: Clock) -> Progress:
+    """Tells the time that passes while texts are encoded."""
+    return lambda done, total: clock.within(0)
 
 
 def _first(quizzes: Sequence[Quiz], questions: int) -> list[Quiz]:

@@ -117,6 +117,32 @@ def test_unseen_words_and_general_questions_are_asked_for_by_name(
     assert report.rows["general"]["triples"] == 60
 
 
+def test_a_cache_gives_the_same_figures_and_encodes_once(
+    roomy: Sequence[Any], hashing: HashingEncoder, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kblam.evaluation.bases.LEAST_KEPT", 30)
+
+    def measured(*more: object) -> tuple[int, dict[str, Any]]:
+        hashing.calls.clear()
+        asked = ["--sizes", "40", "--kb", own, "--baselines", "rag", "--json", tmp_path / "r.json"]
+        kblam("eval", *roomy, *FEW, *asked, *more).ok()
+        report = Report.read(tmp_path / "r.json").rows
+        rows = [report["sizes"]["40"], report["kb"], report["baselines"]["rag"]["40"]]
+        figures = [
+            {name: value for name, value in row.items() if "ms" not in name and name != "peak_mib"} for row in rows
+        ]
+        keys = [text for text in hashing.calls if text.startswith("the ")]
+        return len([key for key in keys if not key.startswith("the colour of Thing ")]), figures  # without the pace's
+
+    plain, made, found = measured(), measured("--cache", tmp_path / "c"), measured("--cache", tmp_path / "c")
+    assert plain[1] == made[1] == found[1]
+    assert plain[0] >= 40
+    assert made[0] >= 40
+    assert found[0] == 0
+    assert len([*(tmp_path / "c").iterdir()]) == 1, "one's own base is a file already"
+    kblam("eval", *roomy, "--cache", tmp_path / "r.json").failed(2, "cannot keep knowledge bases in", "is a file")
+
+
 def test_a_size_that_is_written_twice_is_one_row() -> None:
     chosen = evaluate._Rows("1000,1_000,01000,60", None, False, False, False, has_own=False)
     assert evaluate._plan(chosen, None, 8, None, 0).sizes == (1000, 60)

@@ -1,0 +1,95 @@
+"""The knowledge bases of an evaluation's rows: in memory, or files of a folder, which the next run opens again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kblam.counts import count_of
+from kblam.data.quiz import Quiz
+from kblam.errors import EvaluationError
+from kblam.evaluation.loop import RememberingEncoder, triples_of
+from kblam.knowledge import KnowledgeBase, build
+from kblam.knowledge.encoders.base import Progress
+from kblam.whole import why_no_folder
+
+# Smaller bases are many (a row of 100 triples is up to fifty of them) and encoded in no time.
+LEAST_KEPT = 1_000
+_BATCH = 1_024  # triples a transaction: what an interruption loses
+
+
+@dataclass(frozen=True)
+class Bases:
+    """Makes the knowledge bases of quizzes.
+
+    Args:
+        encoder: of the adapter.
+        folder: those of at least `LEAST_KEPT` triples are files in it. A file is named after its encoder and facts, so
+            one that is there is the right one, or the part of it that was encoded before a run was stopped.
+            None keeps nothing.
+    """
+
+    encoder: RememberingEncoder
+    folder: Path | None = None
+
+    def encode(self, quizzes: Sequence[Quiz], progress: Progress | None = None) -> None:
+        """Encodes all texts of a row that no file has, at once, which is quicker than base by base."""
+        triples = [triple for quiz in quizzes if self._file(quiz) is None for triple in triples_of(quiz)]
+        texts = [text for triple in triples for text in (triple.key_text, triple.value_text)]
+        texts += [question.text for quiz in quizzes for question in quiz.questions]
+        self.encoder.learn(texts, progress=progress)
+
+    def open(self, quiz: Quiz, progress: Progress | None = None) -> KnowledgeBase:
+        """The knowledge base of a quiz.
+
+        Raises:
+            EvaluationError: the folder cannot be made, or the file in it holds further triples.
+            StoreError: the file in it is damaged, or cannot be written.
+        """
+        file = self._file(quiz)
+        if file is None:
+            return KnowledgeBase.from_triples(triples_of(quiz), self.encoder)
+        check_cache(file.parent)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EvaluationError(f"cannot make the folder {file.parent}: {error.strerror}") from error
+        done = build(file, triples_of(quiz), self.encoder.plain, batch_size=_BATCH, progress=progress).total
+        knowledge_base = KnowledgeBase.open(file, self.encoder, read_only=True)
+        if len(knowledge_base) > done:
+            held = len(knowledge_base)
+            knowledge_base.close()
+            raise EvaluationError(
+                f"{file} holds {count_of(held)}, and {count_of(done)} are asked about: something added to it; remove "
+                "it, and it is made again"
+            )
+        return knowledge_base
+
+    def recall(self, quizzes: Sequence[Quiz]) -> None:
+        """Has the encoder know the texts of files, with the vectors that they hold, for what searches without them."""
+        for quiz in quizzes:
+            if (file := self._file(quiz)) is not None:
+                with KnowledgeBase.open(file, self.encoder, read_only=True) as knowledge_base:
+                    self.encoder.remember_all(knowledge_base)
+
+    def _file(self, quiz: Quiz) -> Path | None:
+        """Where a quiz's base is kept; None if it is not."""
+        if self.folder is None or len(quiz.facts) < LEAST_KEPT:
+            return None
+        digest = hashlib.blake2b(self.encoder.fingerprint.encode(), digest_size=8)
+        for triple in triples_of(quiz):
+            digest.update(json.dumps([*triple.identity, triple.value, triple.key_text]).encode() + b"\n")
+        return self.folder / f"{len(quiz.facts)}-{digest.hexdigest()}.kb"
+
+
+def check_cache(folder: Path) -> None:
+    """Before anything is measured.
+
+    Raises:
+        EvaluationError: nothing can be kept there.
+    """
+    if (reason := why_no_folder(folder)) is not None:
+        raise EvaluationError(f"cannot keep knowledge bases in {folder}: {reason}")
