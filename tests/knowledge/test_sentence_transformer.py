@@ -58,20 +58,34 @@ def test_minilm(minilm: SentenceTransformerEncoder, tmp_path: Path) -> None:
     assert minilm.fingerprint == json.loads((SMOLLM2_ADAPTER / "config.json").read_text())["encoder"]
 
 
-def test_texts_that_share_a_batch_have_as_many_tokens(minilm: SentenceTransformerEncoder) -> None:
-    """Signs and names are many tokens, words are one: by characters, half of a batch would be padding."""
+def masks_of(encoder: SentenceTransformerEncoder, texts: list[str]) -> tuple[list[torch.Tensor], np.ndarray]:
+    """The attention mask of each batch, (texts, tokens) bool, and the vectors."""
     masks: list[torch.Tensor] = []
 
     def see(_: object, __: object, outputs: dict[str, Any]) -> None:
-        masks.append(outputs["attention_mask"])
+        masks.append(outputs["attention_mask"].bool())
 
-    # Pairs of as many tokens; those of the last pair are cut.
-    texts = ["telephone", "63660/udp", "wednesday", "63661/udp", "the " * 300, "international " * 300]
-    hook = minilm._model.register_forward_hook(see)
+    hook = encoder._model.register_forward_hook(see)
     try:
-        vectors = minilm.encode(texts)
+        return masks, encoder.encode(texts)
     finally:
         hook.remove()
+
+
+def test_a_batch_of_long_texts_has_fewer_on_a_cpu(minilm: SentenceTransformerEncoder) -> None:
+    wide = copy.copy(minilm)
+    wide.batch_size = 64
+    texts = [f"{number} {'the ' * 300}" for number in range(16)] + [f"the port {number}" for number in range(70)]
+    masks, vectors = masks_of(wide, texts)
+    assert [tuple(mask.shape) for mask in masks] == [(8, 256), (8, 256), (64, 5), (6, 5)]
+    np.testing.assert_allclose(vectors[20], minilm.encode([texts[20]])[0], atol=1e-5)
+
+
+def test_texts_that_share_a_batch_have_as_many_tokens(minilm: SentenceTransformerEncoder) -> None:
+    """Signs and names are many tokens, words are one: by characters, half of a batch would be padding."""
+    # Pairs of as many tokens; those of the last pair are cut.
+    texts = ["telephone", "63660/udp", "wednesday", "63661/udp", "the " * 300, "international " * 300]
+    masks, vectors = masks_of(minilm, texts)
     assert [tuple(mask.shape) for mask in masks] == [(2, 256), (2, 8), (2, 3)]
     assert all(mask.all() for mask in masks)
     for row, text in enumerate(texts):

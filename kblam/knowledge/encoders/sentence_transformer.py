@@ -29,6 +29,8 @@ _FILES = ("modules.json", "config.json", "model.safetensors", "tokenizer.json")
 _CONFIGS = ("config.json", "sentence_bert_config.json")
 _LAYERS = "layers_and_sentence"  # of what a model gives
 _TOKENISED = 1024  # texts at once, only to learn their lengths
+# Of one batch, padding included: activations of more leave the caches (docs/log/python.md).
+_TOKENS_ON_CPU = 2048
 _MARKERS = 8  # tokens that a model puts around a text, at most
 # A tokenizer changes its own settings while it encodes: two threads in one of them mix their texts up, or fail.
 _TURN = threading.RLock()
@@ -44,7 +46,7 @@ class SentenceTransformerEncoder:
     Args:
         model: a hub id ("sentence-transformers/all-mpnet-base-v2") or a folder.
         device: "cpu", "cuda", ...; None lets sentence-transformers choose.
-        batch_size: texts in one forward pass.
+        batch_size: texts in one forward pass, at most; on a CPU a batch of long texts has fewer.
 
     Raises:
         EncoderUnavailableError: at the first use, when the package, the model, some of its weights or the device is
@@ -114,11 +116,8 @@ class SentenceTransformerEncoder:
     ) -> np.ndarray:
         model = self._model
         vectors = np.empty((len(texts), width), np.float32)
-        # Texts of one length share a batch, so little is spent on padding; the longest go first, so that
-        # memory runs out at once or never.
-        order = np.argsort(-self._lengths(texts), kind="stable")
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
+        done = 0
+        for rows in self._batches(texts):
             batch = [texts[row] for row in rows]
             try:
                 with _TURN:
@@ -128,27 +127,46 @@ class SentenceTransformerEncoder:
                     f"{self.model} failed on a batch of {many(len(batch), 'text')} on {model.device}: {error}; "
                     "if memory ran out, use a smaller batch_size"
                 ) from error
+            done += len(rows)
             if progress is not None:
-                progress(start + len(rows), len(texts))
+                progress(done, len(texts))
         return vectors
 
-    def _lengths(self, texts: Sequence[str]) -> np.ndarray:
-        """(len(texts),) int64: how many tokens the model reads of each; characters where it has no usual tokenizer.
+    def _batches(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+        """Positions of the texts of each batch: texts of one length share it, so little is spent on padding.
+
+        The longest go first, so that memory runs out at once or never.
+        """
+        tokens = self._tokens(texts)
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts)) if tokens is None else tokens
+        order = np.argsort(-lengths, kind="stable")
+        most = None if tokens is None or self._model.device.type != "cpu" else _TOKENS_ON_CPU
+        start = 0
+        while start < len(order):
+            size = self.batch_size
+            if most is not None:
+                size = min(size, max(1, most // max(1, int(lengths[order[start]]))))
+            yield order[start : start + size]
+            start += size
+
+    def _tokens(self, texts: Sequence[str]) -> np.ndarray | None:
+        """(len(texts),) int64: how many tokens the model reads of each; None where it has no usual tokenizer.
 
         Characters tell little: "63660/udp" is as long in tokens as a sentence. Sorted by them, a batch of short texts
         was nearly half padding.
         """
         from transformers import PreTrainedTokenizerBase
 
-        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         tokenizer, limit = self._model.tokenizer, self._model.max_seq_length
-        if len(texts) > self.batch_size and isinstance(tokenizer, PreTrainedTokenizerBase):
-            for start in range(0, len(texts), _TOKENISED):
-                part = list(texts[start : start + _TOKENISED])
-                with _TURN:
-                    tokens = tokenizer(part, truncation=limit is not None, max_length=limit, verbose=False)["input_ids"]
-                lengths[start : start + len(part)] = list(map(len, tokens))
-        return lengths
+        if len(texts) < 2 or not isinstance(tokenizer, PreTrainedTokenizerBase):
+            return None
+        lengths = list[int]()
+        for start in range(0, len(texts), _TOKENISED):
+            part = list(texts[start : start + _TOKENISED])
+            with _TURN:
+                tokens = tokenizer(part, truncation=limit is not None, max_length=limit, verbose=False)["input_ids"]
+            lengths.extend(map(len, tokens))
+        return np.array(lengths)
 
     def beyond_limit(self, texts: Sequence[str]) -> list[int]:
         """Positions of the texts that the model cuts."""
