@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -142,12 +143,14 @@ class SentenceTransformerEncoder:
 
         lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         tokenizer, limit = self._model.tokenizer, self._model.max_seq_length
+        most = math.inf if limit is None else limit
         if len(texts) > self.batch_size and isinstance(tokenizer, PreTrainedTokenizerBase):
             for start in range(0, len(texts), _TOKENISED):
                 part = list(texts[start : start + _TOKENISED])
                 with _TURN:
-                    tokens = tokenizer(part, truncation=limit is not None, max_length=limit, verbose=False)["input_ids"]
-                lengths[start : start + len(part)] = list(map(len, tokens))
+                    # Cut here, since a model's limit may be none that its tokenizer takes: infinity, 10**30, None.
+                    tokens = tokenizer(part, truncation=False, verbose=False)["input_ids"]
+                lengths[start : start + len(part)] = [min(len(row), most) for row in tokens]
         return lengths
 
     def beyond_limit(self, texts: Sequence[str]) -> list[int]:
