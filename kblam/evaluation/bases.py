@@ -10,11 +10,11 @@ from pathlib import Path
 
 from kblam.counts import count_of
 from kblam.data.quiz import Quiz
-from kblam.errors import EvaluationError
+from kblam.errors import EvaluationError, StoreFormatError
 from kblam.evaluation.loop import RememberingEncoder, triples_of
 from kblam.knowledge import KnowledgeBase, build
 from kblam.knowledge.encoders.base import Progress
-from kblam.whole import why_no_folder
+from kblam.whole import why_no_folder, why_not_in
 
 # Smaller bases are many (a row of 100 triples is up to fifty of them) and encoded in no time.
 LEAST_KEPT = 1_000
@@ -46,8 +46,9 @@ class Bases:
         """The knowledge base of a quiz.
 
         Raises:
-            EvaluationError: the folder cannot be made, or the file in it holds further triples.
-            StoreError: the file in it is damaged, or cannot be written.
+            EvaluationError: the folder cannot be made, or the file in it holds further triples, is damaged, or is
+                something else.
+            StoreError: the file in it cannot be read or written.
         """
         file = self._file(quiz)
         if file is None:
@@ -57,13 +58,18 @@ class Bases:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise EvaluationError(f"cannot make the folder {file.parent}: {error.strerror}") from error
-        done = build(file, triples_of(quiz), self.encoder.plain, batch_size=_BATCH, progress=progress).total
-        knowledge_base = KnowledgeBase.open(file, self.encoder, read_only=True)
-        if len(knowledge_base) > done:
-            held = len(knowledge_base)
+        triples = triples_of(quiz)
+        try:
+            build(file, triples, self.encoder.plain, batch_size=_BATCH, progress=progress)
+            knowledge_base = KnowledgeBase.open(file, self.encoder, read_only=True)
+        except StoreFormatError as error:
+            raise EvaluationError(f"{file} cannot be used; remove it, and it is made again: {error}") from error
+        # A fact that is given twice is one triple.
+        held, wanted = len(knowledge_base), len({triple.identity for triple in triples})
+        if held > wanted:
             knowledge_base.close()
             raise EvaluationError(
-                f"{file} holds {count_of(held)}, and {count_of(done)} are asked about: something added to it; remove "
+                f"{file} holds {count_of(held)}, and {count_of(wanted)} are asked about: something added to it; remove "
                 "it, and it is made again"
             )
         return knowledge_base
@@ -82,7 +88,7 @@ class Bases:
         digest = hashlib.blake2b(self.encoder.fingerprint.encode(), digest_size=8)
         for triple in triples_of(quiz):
             digest.update(json.dumps([*triple.identity, triple.value, triple.key_text]).encode() + b"\n")
-        return self.folder / f"{len(quiz.facts)}-{digest.hexdigest()}.kb"
+        return _place(self.folder) / f"{len(quiz.facts)}-{digest.hexdigest()}.kb"
 
 
 def check_cache(folder: Path) -> None:
@@ -91,5 +97,15 @@ def check_cache(folder: Path) -> None:
     Raises:
         EvaluationError: nothing can be kept there.
     """
-    if (reason := why_no_folder(folder)) is not None:
+    place = _place(folder)
+    reason = why_no_folder(place) or (why_not_in(place) if place.exists() else None)
+    if reason is not None:
         raise EvaluationError(f"cannot keep knowledge bases in {folder}: {reason}")
+
+
+def _place(folder: Path) -> Path:
+    """The folder with `~` and links followed, as the files in it are opened."""
+    try:
+        return folder.expanduser().resolve()
+    except RuntimeError as error:
+        raise EvaluationError(f"cannot keep knowledge bases in {folder}: {error}") from error

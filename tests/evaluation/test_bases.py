@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -101,10 +105,61 @@ def test_a_file_with_more_in_it_is_refused(tmp_path: Path) -> None:
         bases.open(QUIZ)
 
 
+def test_of_a_fact_that_is_given_twice_too(tmp_path: Path) -> None:
+    twice = Quiz([*FACTS, (*FACTS[0][:2], "another")], QUIZ.questions)
+    bases, encoder = bases_in(tmp_path)
+    with bases.open(twice) as kb:
+        assert len(kb) == 20
+    (file,) = tmp_path.glob("*.kb")
+    with KnowledgeBase.open(file, encoder) as kb:
+        kb.add(Triple("Item 3", "maker", "Smith"))
+    with pytest.raises(EvaluationError, match="holds 21 triples, and 20 triples are asked about"):
+        bases.open(twice)
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:20_000])
+
+
+def _folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def _of_another(file: Path) -> None:
+    file.unlink()
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE other (column)")
+
+
+@pytest.mark.parametrize("spoil", [_cut, _folder, _of_another, lambda file: file.write_text("text")])
+def test_a_file_that_is_damaged_or_something_else_is_told(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+    bases, _ = bases_in(tmp_path)
+    bases.open(QUIZ).close()
+    (file,) = tmp_path.glob("*.kb")
+    spoil(file)
+    with pytest.raises(EvaluationError, match=r"\.kb cannot be used; remove it, and it is made again: "):
+        bases.open(QUIZ)
+
+
+def test_a_folder_below_home_and_one_that_a_link_leads_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "link").symlink_to("linked")
+    for folder, made in ((Path("~/own"), tmp_path / "own"), (tmp_path / "link", tmp_path / "linked")):
+        check_cache(folder)
+        with bases_in(folder)[0].open(QUIZ) as kb:
+            assert len(kb) == 20
+        assert len([*made.glob("*.kb")]) == 1
+    with pytest.raises(EvaluationError, match="cannot keep knowledge bases in ~nobody-of-this-name"):
+        check_cache(Path("~nobody-of-this-name"))
+
+
 def test_where_nothing_can_be_kept_is_told(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    for folder in (file, file / "below"):
+    os.mkfifo(tmp_path / "pipe")
+    # Only to try tells of /proc, a folder that may be written by its permissions.
+    for folder in (file, file / "below", tmp_path / "pipe", Path("/proc")):
         with pytest.raises(EvaluationError, match="cannot keep knowledge bases in"):
             check_cache(folder)
         with pytest.raises(EvaluationError, match="cannot keep knowledge bases in"):

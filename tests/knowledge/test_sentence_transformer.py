@@ -92,6 +92,26 @@ def test_texts_that_share_a_batch_have_as_many_tokens(minilm: SentenceTransforme
         np.testing.assert_allclose(vectors[row], minilm.encode([text])[0], atol=1e-5)
 
 
+def test_a_limit_that_no_tokenizer_takes(minilm: SentenceTransformerEncoder) -> None:
+    """That of a router over a tokenizer and word vectors is infinite; one without a limit says 10**30."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Router, StaticEmbedding
+
+    unlimited = copy.deepcopy(minilm._model)
+    unlimited.max_seq_length = 10**30
+    cut = copy.deepcopy(minilm._model)
+    vectors = StaticEmbedding(cut.tokenizer, embedding_dim=384)
+    router = Router.for_query_document([cut[0], cut[1]], [vectors])
+    router.default_route = "query"
+    texts = ["telephone", "63660/udp", "wednesday"]
+    for model in (unlimited, SentenceTransformer(modules=[router], device="cpu")):
+        encoder = SentenceTransformerEncoder(device="cpu", batch_size=2)
+        encoder.__dict__["_loaded"] = model
+        found = encoder.encode(texts)
+        for row, text in enumerate(texts):
+            np.testing.assert_allclose(found[row], encoder.encode([text])[0], atol=1e-5)
+
+
 def test_hidden_states_come_before_the_sentence_vector(minilm: SentenceTransformerEncoder) -> None:
     """The mean of a layer over a text's own tokens, of length 1, whatever texts share its batch."""
     seen: list[tuple[int, int]] = []

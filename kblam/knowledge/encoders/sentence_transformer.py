@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -160,12 +161,14 @@ class SentenceTransformerEncoder:
         tokenizer, limit = self._model.tokenizer, self._model.max_seq_length
         if len(texts) < 2 or not isinstance(tokenizer, PreTrainedTokenizerBase):
             return None
+        most = math.inf if limit is None else limit
         lengths = list[int]()
         for start in range(0, len(texts), _TOKENISED):
             part = list(texts[start : start + _TOKENISED])
             with _TURN:
-                tokens = tokenizer(part, truncation=limit is not None, max_length=limit, verbose=False)["input_ids"]
-            lengths.extend(map(len, tokens))
+                # Cut here, since a model's limit may be none that its tokenizer takes: infinity, 10**30, None.
+                tokens = tokenizer(part, truncation=False, verbose=False)["input_ids"]
+            lengths.extend(int(min(len(row), most)) for row in tokens)
         return np.array(lengths)
 
     def beyond_limit(self, texts: Sequence[str]) -> list[int]:
