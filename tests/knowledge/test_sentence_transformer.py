@@ -103,7 +103,8 @@ def test_no_more_texts_are_tokenised_at_once_than_share_a_batch(
 ) -> None:
     """Of long texts a thousand at once would take all memory."""
     kind = type(minilm._model.tokenizer)
-    tokenise, seen = kind.__call__, []
+    seen: list[int] = []
+    tokenise = kind.__call__
 
     def see(self: Any, text: Any = None, *given: Any, **options: Any) -> Any:
         seen.append(len(text))
