@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments import told
 from kblam.errors import EvaluationError
 from kblam.evaluation.machine import commit
 from kblam.evaluation.report import Report
@@ -52,9 +53,10 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=200)
     given = parser.parse_args()
     try:
-        _rows(given)
-    except EvaluationError as error:
-        parser.error(str(error))
+        with told(parser):
+            _rows(given)
+    except subprocess.CalledProcessError as error:
+        parser.exit(error.returncode)  # it said why
 
 
 def _rows(given: argparse.Namespace) -> None:
@@ -103,9 +105,9 @@ def _asked(adapter: Path, given: argparse.Namespace) -> dict[str, Any]:
             raise EvaluationError(
                 f"{file} has {name} {before!r}, and this run {now!r}; choose another folder, or delete it"
             )
-    for section, key, told in (("sizes", "1000", "1,000 triples"), ("real", given.real, given.real)):
+    for section, key, what in (("sizes", "1000", "1,000 triples"), ("real", given.real, given.real)):
         if key not in report.rows.get(section, {}):
-            raise EvaluationError(f"{file} has no row of {told}; choose another folder, or delete it")
+            raise EvaluationError(f"{file} has no row of {what}; choose another folder, or delete it")
     return report.rows
 
 

@@ -15,12 +15,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import lm_eval
 from rich.console import Console
 
+from experiments import told
 from kblam import KnowledgeAdapter, KnowledgeBase, attach
 from kblam.data.wordnet import Synset, synsets, tagged
-from kblam.evaluation.harness import KnowledgeLM
 from kblam.evaluation.machine import commit, device_name, versions
 from kblam.evaluation.material import standard_material
 from kblam.evaluation.plan import Plan, rows_of
@@ -94,6 +93,15 @@ def main() -> None:
     given = parser.parse_args()
     if given.json is not None and (reason := why_not(given.json)) is not None:
         parser.error(f"--json: {reason}")
+    with told(parser):
+        _choose(given)
+
+
+def _choose(given: argparse.Namespace) -> None:
+    from kblam.evaluation.harness import KnowledgeLM  # says what to install
+
+    import lm_eval  # isort: skip
+
     quiet_libraries()
     console = Console(highlight=False, soft_wrap=True)
     adapter, encoder = KnowledgeAdapter.from_pretrained(given.adapter), load_encoder("minilm")

@@ -23,12 +23,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from experiments import told
 from kblam import KnowledgeAdapter
 from kblam.adapter.property_head import PRONOUN, PropertyHead
 from kblam.data.meaning import near_properties
 from kblam.data.phrases import blocks, further, phrases, specific
 from kblam.data.properties import TYPED
 from kblam.data.tables import lines
+from kblam.errors import AdapterError
 from kblam.knowledge import load_encoder
 from kblam.knowledge.encoders import layered, usual_layers
 from kblam.knowledge.identifiers import key
@@ -110,11 +112,16 @@ def main() -> None:
     parser.add_argument("--learn", action="store_true", help="learn heads too")
     parser.add_argument("--cache", type=Path, default=Path("build/heads"), help="of sentence vectors")
     arguments = parser.parse_args()
+    with told(parser):
+        _compare(arguments)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
     quiet_libraries()
     console = Console(highlight=False)
     adapter = KnowledgeAdapter.from_pretrained(arguments.adapter)
     if (given := adapter.property_head) is None:
-        parser.error(f"{arguments.adapter} has no property head; kblam calibrate learns one")
+        raise AdapterError(f"{arguments.adapter} has no property head; kblam calibrate learns one")
     found, more = unlearned(tables()), {key(prop) for prop in further()}
     texts = [text for of_table in found.values() for prop, questions in of_table.items() for text in questions]
     texts += [key_text(PRONOUN, prop) for of_table in found.values() for prop in of_table]

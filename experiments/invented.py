@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
 
+from experiments import told
 from kblam import KnowledgeAdapter, KnowledgeBase, Session, Triple, attach
+from kblam.errors import EvaluationError
 from kblam.knowledge import load_encoder
 from kblam.models.loading import load_base, load_tokenizer, quiet_libraries
 from kblam.shipped import SMOLLM2_ADAPTER
@@ -22,9 +25,25 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path, default=SMOLLM2_ADAPTER)
     parser.add_argument("--file", type=Path, default=FILE, help="facts and questions")
     arguments = parser.parse_args()
+    with told(parser):
+        _ask(arguments)
+
+
+def _content(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+    there = content if isinstance(content, dict) else {}
+    if lacks := [name for name in ("facts", "questions", "missing", "pairs") if name not in there]:
+        raise EvaluationError(f"{file} has no {', '.join(lacks)}; write it as {FILE} is")
+    return there
+
+
+def _ask(arguments: argparse.Namespace) -> None:
+    content = _content(arguments.file)
     quiet_libraries()
     console = Console(highlight=False, soft_wrap=True)
-    content = yaml.safe_load(arguments.file.read_text(encoding="utf-8"))
     adapter = KnowledgeAdapter.from_pretrained(arguments.adapter)
     name = adapter.config.base_model or "smollm2"
     model, tokenizer = load_base(name), load_tokenizer(name)

@@ -16,6 +16,7 @@ import itertools
 import os
 import tempfile
 import time
+from importlib.util import find_spec
 from operator import eq
 from pathlib import Path
 from types import SimpleNamespace
@@ -238,6 +239,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--triples", type=int, default=300, help="of each base")
     arguments = parser.parse_args()
+    if find_spec("vllm") is None:  # minutes before it is imported
+        parser.error("the package vllm is not installed here; `make test-vllm` installs it into .venv-vllm")
     prepare(arguments.runner)
 
     import torch

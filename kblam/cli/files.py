@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from kblam.cli.errors import CommandError
@@ -23,15 +24,16 @@ def file_of(kb: Path) -> Path:
         if is_model_folder(kb):
             return kb / KNOWLEDGE
         found = sorted(one.name for one in kb.glob("*.kb"))
-        hint = f"did you mean {kb / found[0]}?" if found else f"for a new one: kblam kb build FILE -o {kb / 'facts.kb'}"
+        new = quote(str(kb / "facts.kb"))
+        hint = f"did you mean {kb / found[0]}?" if found else f"for a new one: kblam kb build FILE -o {new}"
         raise CommandError(f"{kb} is a folder, and a knowledge base is a file; {hint}")
     from kblam.knowledge.files import FORMAT_OF_SUFFIX
     from kblam.knowledge.schema import is_knowledge_base
 
     if kb.suffix.lower() in FORMAT_OF_SUFFIX and kb.is_file() and not is_knowledge_base(kb):
         raise CommandError(
-            f"{kb} is a file of triples; make a knowledge base of it first: kblam kb build {kb} -o "
-            f"{kb.with_suffix('.kb')}"
+            f"{kb} is a file of triples; make a knowledge base of it first: kblam kb build {quote(str(kb))} -o "
+            f"{quote(str(kb.with_suffix('.kb')))}"
         )
     return kb
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -98,7 +99,8 @@ def _parts(
         adapter = given.pop(0)
     if kb is None and given:
         kb = Path(given.pop(0))
-    command = f"kblam integrate {model or 'MODEL'} {adapter or 'ADAPTER'} {kb or 'KB'} -o {output}"
+    parts = [quote(str(part)) for part in (model or "MODEL", adapter or "ADAPTER", kb or "KB", "-o", output)]
+    command = f"kblam integrate {' '.join(parts)}"
     if model is None or adapter is None or kb is None:
         lacking = "the model" if model is None else "the adapter" if adapter is None else "the knowledge base"
         fix = "; `kblam train --model MODEL -o my-adapter` makes one" if lacking == "the adapter" else ""

@@ -138,6 +138,20 @@ def test_a_file_of_triples_given_as_a_knowledge_base_is_told_apart(facts_file: P
     kblam("integrate", "smollm2", facts_file, "-o", facts_file.parent / "new").failed(2, "is a file of triples", fix)
 
 
+def test_a_command_in_a_message_can_be_typed_where_a_path_has_a_space(
+    facts_file: Path, kb: Path, tmp_path: Path
+) -> None:
+    folder, triples, base = tmp_path / "my facts", tmp_path / "my facts.jsonl", tmp_path / "my facts.kb"
+    folder.mkdir()
+    triples.write_bytes(facts_file.read_bytes())
+    kblam("kb", "list", folder).failed(2, f"kblam kb build FILE -o '{folder / 'facts.kb'}'")
+    kblam("kb", "list", triples).failed(2, f"kblam kb build '{triples}' -o '{base}'")
+    base.write_bytes(kb.read_bytes())
+    kblam("kb", "remove", base, "Nobody").failed(2, f"kblam kb list '{base}' --search")
+    kblam("kb", "build", base, "-o", tmp_path / "new.kb").failed(2, f"kblam kb export '{base}' -o 'my facts.jsonl'")
+    kblam("integrate", "--kb", base, "-o", folder).failed(2, f"kblam integrate MODEL ADAPTER '{base}' -o '{folder}'")
+
+
 def arguments_of_messages() -> list[tuple[str, list[str], list[str]]]:
     """(place, flags, commands that take them) of each call of `argument` whose flags and commands are written there."""
     found = []

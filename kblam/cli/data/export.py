@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -97,7 +98,8 @@ def _export_questions(
     if _is_base(source):
         with open_file(source) as kb, waiting("writing"):
             no_examples = (
-                f"no triple of {source} has an example question; kblam data questions {source} -o questions.jsonl asks "
+                f"no triple of {source} has an example question; kblam data questions {quote(str(source))} -o "
+                "questions.jsonl asks "
                 "about any base, and its file can be exported"
             )
             examples = _some(example_questions(kb.triples()), no_examples)

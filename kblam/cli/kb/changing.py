@@ -6,6 +6,7 @@ import difflib
 import time
 from enum import Enum
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -207,8 +208,8 @@ def check_is_no_base(file: Path) -> None:
 
     if is_knowledge_base(file):
         raise CommandError(
-            f"{file} is a knowledge base already; write its triples to a file first: kblam kb export {file} -o "
-            f"{file.with_suffix('.jsonl').name}"
+            f"{file} is a knowledge base already; write its triples to a file first: kblam kb export "
+            f"{quote(str(file))} -o {quote(file.with_suffix('.jsonl').name)}"
         )
 
 
@@ -281,7 +282,8 @@ def _nothing_like(kb: KnowledgeBase, name: str, property: str | None) -> str:
     if property is not None and (others := kb.find(name)):
         return f"{name!r} has no {property!r}; it has: {', '.join(triple.property for triple in others[:10])}"
     near = list(dict.fromkeys(triple.name for triple in kb.search(name, limit=20))) or _spelt_alike(kb, name)
-    hint = f"close names: {', '.join(near[:5])}" if near else f"find names with `kblam kb list {kb.path} --search WORD`"
+    search = f"find names with `kblam kb list {quote(str(kb.path))} --search WORD`"
+    hint = f"close names: {', '.join(near[:5])}" if near else search
     return f"there is no {name!r} in {kb.path}; {hint}"
 
 

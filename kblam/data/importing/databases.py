@@ -6,6 +6,7 @@ NEBULA_PASSWORD. Nothing is ever written.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,8 @@ _EDGES = (
     "MATCH (a)-[r]->(b) RETURN elementId(a) AS source, type(r) AS type, elementId(b) AS target, "
     "properties(r) AS properties"
 )
+# The driver logs a trouble before it raises it, and where nobody handles that Python prints it.
+logging.getLogger("neo4j").addHandler(logging.NullHandler())
 
 
 class BoltGraph:

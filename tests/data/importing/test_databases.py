@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
@@ -288,3 +289,13 @@ def test_the_names_that_the_stand_in_has_are_those_of_nebula3() -> None:
         (storage.GraphStorageClient, ("scan_vertex", "scan_edge", "set_user_passwd", "close")),
     ):
         assert all(hasattr(owner, name) for name in names)
+
+
+def test_a_server_that_does_not_answer_is_one_line() -> None:
+    pytest.importorskip("neo4j")
+    # In a process of its own: pytest handles what is logged here.
+    words = [sys.executable, "-m", "kblam", "data", "import", "neo4j://127.0.0.1:1", "-o", "never.jsonl"]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("error: neo4j://127.0.0.1:1 does not answer: ")
+    assert ran.stderr.count("\n") == 1
