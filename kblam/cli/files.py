@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -36,6 +38,17 @@ def file_of(kb: Path) -> Path:
             f"{quote(str(kb.with_suffix('.kb')))}"
         )
     return kb
+
+
+def check_is_no_source(output: Path, sources: Iterable[str | Path]) -> None:
+    """What is read is never replaced by what is made of it, whatever `--overwrite` says.
+
+    Raises:
+        CommandError: the output is one of the sources.
+    """
+    place = os.path.realpath(output)
+    if any(os.path.realpath(source) == place for source in sources):
+        raise CommandError(f"{output} is what is read, and would be replaced; name another file to write")
 
 
 def open_file(kb: Path, *, read_only: bool = True, encoder: Encoder | None = None) -> KnowledgeBase:

@@ -47,6 +47,9 @@ class Endpoint:
         timeout: seconds of one request, the reply's last byte included.
         max_attempts: of one request: 408, 429, 5xx and lost connections are tried again after 0.5, 1, 2, ... seconds,
             or what the server asks for in Retry-After, up to a minute.
+
+    Raises:
+        DataError: the model has no name.
     """
 
     base_url: str
@@ -54,6 +57,10 @@ class Endpoint:
     api_key_env: str = "OPENAI_API_KEY"
     timeout: float = 120.0
     max_attempts: int = 4
+
+    def __post_init__(self) -> None:
+        if not self.model.strip():
+            raise DataError("the name of the model at the endpoint is empty; give the one that its server lists")
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,10 @@ def test_what_cannot_work_is_told_before_anything_is_asked(server: ChatServer, d
     other = tmp_path / "other.jsonl"
     other.write_text("{}\n")
     kblam(*words(server, document, "-o", other)).failed(2, "there is a file already; --overwrite replaces it")
-    kblam(*words(server, document, "-o", document)).failed(2, "is not a knowledge base (it begins with b'# Birds")
+    kblam(*words(server, document, "-o", document)).failed(2, "is what is read, and would be replaced")
+    (tmp_path / "note.md").write_text("# Birds")
+    to_note = kblam(*words(server, document, "-o", tmp_path / "note.md"))
+    to_note.failed(2, "is not a knowledge base (it begins with b'# Birds")
     kblam(*words(server, document, "-o", tmp_path / "facts.xlsx")).failed(2, ".xlsx is read, not written")
     kblam(*words(server, document, "-o", tmp_path / "no" / "facts.kb")).failed(1, "there is no folder")
     kblam(*words(server, document, "-o", document / "facts.kb")).failed(1, "there is no folder")

@@ -136,6 +136,12 @@ def test_lasting_trouble_names_what_to_do(server: ChatServer, replies: list, kin
         list(synthesise(Endpoint(server.base_url, MODEL), 1, taken=["taken"]))
 
 
+def test_a_model_without_a_name_is_refused() -> None:
+    for name in ("", " "):
+        with pytest.raises(DataError, match="name of the model at the endpoint is empty"):
+            Endpoint("http://127.0.0.1:9/v1", name)
+
+
 def test_a_server_that_is_not_there() -> None:
     with pytest.raises(DataServerError, match="ConnectError"):
         list(synthesise(Endpoint("http://127.0.0.1:9/v1", MODEL, max_attempts=1), 1))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from kblam.cli.errors import CommandError
-from kblam.cli.files import open_file
+from kblam.cli.files import check_is_no_source, open_file
 from kblam.cli.output import err, waiting
 from kblam.counts import count_of, many
 
@@ -79,6 +79,7 @@ def export(
         raise CommandError("--splits and --with-contexts are for questions: choose their form with --as")
     from kblam.data.exporting import check_export, export_base
 
+    check_is_no_source(output, [source])
     check_export(output, base_iri=base_iri, overwrite=overwrite)
     with _triples(source) as triples, waiting("writing"):
         count, lost = export_base(output, triples, base_iri=base_iri, overwrite=overwrite)
@@ -90,10 +91,12 @@ def export(
 def _export_questions(
     source: Path, output: Path, form: Form, splits: str | None, seed: int, with_contexts: bool, overwrite: bool
 ) -> None:
-    from kblam.data.exporting import example_questions, export_splits, read_questions
+    from kblam.data.exporting import example_questions, export_splits, file_of_split, read_questions
     from kblam.knowledge.files.lines import check_is_file
 
     shares = _shares(splits) if splits is not None else {"": 1.0}
+    for name in shares:
+        check_is_no_source(file_of_split(output, name), [source])
     options = {"form": form.value, "with_contexts": with_contexts, "overwrite": overwrite, "seed": seed}
     if _is_base(source):
         with open_file(source) as kb, waiting("writing"):
@@ -114,8 +117,7 @@ def _export_questions(
         lost = f"not written: {contexts}kind, group, sources and names, for which {form.value} has no place"
         err.print(lost, style="yellow", markup=False, soft_wrap=True)
     for name, count in counts.items():
-        file = output.with_name(f"{output.stem}-{name}{output.suffix}") if name else output
-        err.print(f"{file}: {many(count, 'question')}", markup=False, soft_wrap=True)
+        err.print(f"{file_of_split(output, name)}: {many(count, 'question')}", markup=False, soft_wrap=True)
 
 
 def _some(all_of: Iterable[Some], nothing: str) -> Iterator[Some]:

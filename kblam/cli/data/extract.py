@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from kblam.cli.errors import FAILED, CommandError, InterruptedWorkError
-from kblam.cli.files import file_of, open_file
+from kblam.cli.files import check_is_no_source, file_of, open_file
 from kblam.cli.loading import warn
 from kblam.cli.options import AsJson
 from kblam.cli.output import err, print_json, progress_bar, waiting
@@ -107,6 +107,7 @@ def extract(
 
     began = time.monotonic()
     target = _target(output)
+    check_is_no_source(target, documents)
     journal_file = beside(target, ".extract")
     is_base = not _is_file_of_triples(target)
     if not is_base and target.exists() and not journal_file.exists() and not overwrite:

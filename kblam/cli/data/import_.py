@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
-from kblam.cli.files import file_of
+from kblam.cli.files import check_is_no_source, file_of
 from kblam.cli.kb.changing import Map, Renamed, check_is_no_base, encoder_for
 from kblam.cli.options import AsJson, EncoderKey
 from kblam.cli.output import err, out, print_json, progress_bar
@@ -91,6 +91,7 @@ def import_(
         raise CommandError("--strict and --skip-bad FILE contradict each other; choose one")
     for source in sources:
         check_is_no_base(Path(source))
+    check_is_no_source(output, sources)
     opened = open_sources(
         sources,
         columns=Columns.parse(columns) if columns else None,

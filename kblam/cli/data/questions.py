@@ -26,7 +26,7 @@ from kblam.cli.data.extract import (
     read_all,
 )
 from kblam.cli.errors import CommandError, InterruptedWorkError
-from kblam.cli.files import open_file
+from kblam.cli.files import check_is_no_source, open_file
 from kblam.cli.loading import warn
 from kblam.cli.options import MOST_QUESTIONS
 from kblam.cli.output import err, print_json, progress_bar, waiting
@@ -88,6 +88,7 @@ def questions(
     from kblam.data.endpoint import Endpoint
 
     if output is not None:
+        check_is_no_source(output, sources)
         _check(output, overwrite=overwrite)
     if bool(base_url) != bool(model):
         raise CommandError("--base-url and --model go together: the endpoint and the name of the model there")

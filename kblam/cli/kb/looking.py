@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kblam.cli.files import open_file
+from kblam.cli.files import check_is_no_source, open_file
 from kblam.cli.options import AsJson, KnowledgeFile
 from kblam.cli.output import err, out, print_json, progress_bar, waiting
 from kblam.cli.tables import Rows
@@ -77,6 +77,8 @@ def export(
     """
     from kblam.knowledge import write_triples
 
+    if output is not None:
+        check_is_no_source(output, [kb])
     with open_file(kb) as opened:
         if output is None:
             for triple in opened.triples():

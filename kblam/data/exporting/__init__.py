@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from kblam.data.exporting.bases import BASE_SUFFIXES, check_export, export_base
 from kblam.data.exporting.questions import FORMS, QuestionAnswer, example_questions, of_question
-from kblam.data.exporting.sets import export_questions, export_splits, read_questions
+from kblam.data.exporting.sets import export_questions, export_splits, file_of_split, read_questions
 
 __all__ = [
     "BASE_SUFFIXES",
@@ -21,6 +21,7 @@ __all__ = [
     "export_base",
     "export_questions",
     "export_splits",
+    "file_of_split",
     "of_question",
     "read_questions",
 ]

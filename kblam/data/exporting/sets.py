@@ -85,7 +85,9 @@ def export_splits(
     _check(target, form, splits)
     counts = dict.fromkeys(splits, 0)
     with ExitStack() as stack:
-        writers = {name: stack.enter_context(_writer(_of_split(target, name), overwrite=overwrite)) for name in splits}
+        writers = {
+            name: stack.enter_context(_writer(file_of_split(target, name), overwrite=overwrite)) for name in splits
+        }
         for name, one in divided(questions, splits, seed):
             writers[name](FORMS[form](one, with_contexts))
             counts[name] += 1
@@ -146,7 +148,8 @@ def _check(target: Path, form: str, splits: Mapping[str, float]) -> None:
         raise DataError(f"the shares of splits must add up to 1; got {shown}")
 
 
-def _of_split(target: Path, name: str) -> Path:
+def file_of_split(target: Path, name: str) -> Path:
+    """Where `export_splits` writes a split; the target itself for the name of none, ""."""
     return target.with_name(f"{target.stem}-{name}{target.suffix}") if name else target
 
 
