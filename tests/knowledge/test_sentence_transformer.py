@@ -218,6 +218,36 @@ def test_a_model_of_word_vectors_shows_no_layers(tmp_path: Path) -> None:
     assert encoder.fingerprint == SentenceTransformerEncoder(tmp_path / "words", device="cpu").fingerprint
 
 
+def test_models_over_whole_words_are_encoders_too(tmp_path: Path) -> None:
+    """Their tokenizers are sentence-transformers' own: a list of words, and words that are skipped."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import BoW, Pooling, WordEmbeddings
+    from sentence_transformers.sentence_transformer.modules.tokenizer import PhraseTokenizer, WhitespaceTokenizer
+
+    words = ["amber", "falcon", "capital", "of", "the"]
+    weights = np.eye(5, 4, dtype=np.float32)
+
+    def made(tokenizer: Any) -> SentenceTransformerEncoder:
+        embedding = WordEmbeddings(tokenizer, weights)
+        folder = tmp_path / f"{len([*tmp_path.iterdir()])}"
+        SentenceTransformer(modules=[embedding, Pooling(4)]).save(str(folder))
+        return SentenceTransformerEncoder(folder, device="cpu")
+
+    encoders = [made(WhitespaceTokenizer(words, stop_words=stop)) for stop in (["of"], ["of"], ["the"])]
+    encoders.append(made(PhraseTokenizer(words, stop_words=["of"])))
+    SentenceTransformer(modules=[BoW(words)]).save(str(tmp_path / "bag"))
+    encoders.append(SentenceTransformerEncoder(tmp_path / "bag", device="cpu"))
+    texts = ["the capital of amber falcon", "amber", "falcon amber of"]
+    for encoder in encoders:
+        found = encoder.encode(texts)
+        assert found.shape == (3, encoder.dimension)
+        np.testing.assert_allclose(found[1], encoder.encode(["amber"])[0], atol=1e-6)
+        assert encoder.beyond_limit(texts) == []
+    first, again, *others = (encoder.fingerprint for encoder in encoders)
+    assert first == again
+    assert len({first, *others}) == 4
+
+
 CHANGES: dict[str, Callable[[Any], object]] = {
     "one word": lambda model: _times(model[0].auto_model.embeddings.word_embeddings.weight.data[7777]),
     "a layer norm": lambda model: _times(model[0].auto_model.encoder.layer[3].output.LayerNorm.bias.data[:1]),

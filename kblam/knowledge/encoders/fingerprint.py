@@ -6,7 +6,7 @@ All weights, the modules with their settings, the pooling, the prompt, the lengt
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -60,13 +60,21 @@ def _parts_of_tokenizer(tokenizer: Any) -> Iterator[bytes]:
     if not hasattr(tokenizer, "get_vocab"):
         yield type(tokenizer).__name__.encode()
         return
-    yield _told(sorted(tokenizer.get_vocab().items()))
+    vocabulary = tokenizer.get_vocab()
+    if isinstance(vocabulary, Mapping):
+        yield _told(sorted(vocabulary.items()))
+    else:  # of sentence-transformers' own, which split at words
+        settings = {name: given for name, given in vars(tokenizer).items() if isinstance(given, bool | int | str)}
+        yield _told([type(tokenizer).__name__, list(vocabulary), sorted(tokenizer.stop_words), settings])
     for probe in _PROBES:
-        # That of static word vectors is one of the library tokenizers, which cannot be called.
-        if callable(tokenizer):
-            yield _told(tokenizer(probe, truncation=False, verbose=False)["input_ids"])
-        else:
-            yield _told(tokenizer.encode(probe).ids)
+        yield _told(_tokens(tokenizer, probe))
+
+
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    if callable(tokenizer):
+        return tokenizer(text, truncation=False, verbose=False)["input_ids"]
+    # That of static word vectors is one of the library tokenizers.
+    return tokenizer.encode(text).ids if hasattr(tokenizer, "encode") else tokenizer.tokenize(text)
 
 
 def _told(value: object) -> bytes:

@@ -174,7 +174,7 @@ class SentenceTransformerEncoder:
     def beyond_limit(self, texts: Sequence[str]) -> list[int]:
         """Positions of the texts that the model cuts."""
         limit = self._model.max_seq_length
-        if limit is None:
+        if limit is None or not callable(self._model.tokenizer):
             return []
         # A token stands for at least a byte of the unfolded text, so few texts have to be tokenised.
         doubtful = [row for row, text in enumerate(texts) if _most_tokens(text) > limit - _MARKERS]
