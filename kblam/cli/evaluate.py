@@ -68,6 +68,12 @@ def evaluate(
             help="Keep the knowledge bases there, so that each is encoded once for all runs.",
         ),
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Ask each question once: not again with the refusal left to the model, nor layer by layer."
+        ),
+    ] = False,
     demo: Annotated[
         bool, typer.Option("--demo", help="Judge what is shipped: all kinds of row; baselines at two sizes.")
     ] = False,
@@ -124,7 +130,7 @@ def evaluate(
         warn_of(replace(options, kb=loaded.knowledge_base.path), loaded)
         own_encoder = loaded.knowledge_base.encoder
         about = _about(loaded, options, plan, skipped) | _about_rag(plan, searching or own_encoder, rag_instruction)
-        report = Report(about, json_file=json_file, markdown_file=markdown)
+        report = Report(about | {"quick": quick or None}, json_file=json_file, markdown_file=markdown)
         remembering = RememberingEncoder(own_encoder)
         if triples is not None:
             remembering.remember_all(loaded.knowledge_base)
@@ -137,6 +143,7 @@ def evaluate(
             report,
             png,
             cache,
+            quick,
             noted=_note,
             searching=None if searching is None else RememberingEncoder(searching),
             instruction=rag_instruction,

@@ -153,12 +153,18 @@ def batches(limits: Sequence[int], size: int = BATCH) -> list[tuple[list[int], i
 
 
 def answer_quiz(
-    subject: Subject, knowledge_base: KnowledgeBase, quiz: Quiz, *, batch_size: int = BATCH, asked: Asked | None = None
+    subject: Subject,
+    knowledge_base: KnowledgeBase,
+    quiz: Quiz,
+    *,
+    batch_size: int = BATCH,
+    asked: Asked | None = None,
+    quick: bool = False,
 ) -> list[Outcome]:
     """What a model says to every question of a quiz, as a user gets it.
 
     Where a session decides what is known, every question is asked once more by one that leaves that to the model, as
-    far as it takes to tell a refusal.
+    far as it takes to tell a refusal; not with `quick`.
     """
     session, undecided = session_of(subject, knowledge_base), session_of(subject, knowledge_base, None)
     found: dict[int, Outcome] = {}
@@ -166,9 +172,9 @@ def answer_quiz(
     for places, limit in batches(answer_limits(quiz.questions, subject.tokenizer), batch_size):
         texts = [quiz.questions[place].text for place in places]
         answers = session.ask_many(texts, top=TOP, max_new_tokens=limit, batch_size=batch_size)
-        learned = [answer.refused for answer in answers]
+        learned: Sequence[bool | None] = [answer.refused for answer in answers]
         if any(answer.known is not None for answer in answers):
-            learned = learned_refusals(undecided, texts, limit)
+            learned = [None] * len(texts) if quick else learned_refusals(undecided, texts, limit)
         for place, answer, by_itself in zip(places, answers, learned, strict=True):
             evidence = tuple((e.triple.name, e.triple.property, e.triple.value) for e in answer.evidence)
             cut = answer.is_cut and lengths[place] > limit

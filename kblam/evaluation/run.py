@@ -46,6 +46,7 @@ class Evaluation:
         report: rows go here as they become ready.
         png: a picture of the attention goes here.
         cache: folder in which knowledge bases are kept, see `Bases`.
+        quick: ask each question once (see `answer_quiz`), and do not look at the layers one by one.
         told: of progress.
         noted: told a line for each row that is done.
         searching: encoder of the RAG baseline; None is the adapter's.
@@ -59,6 +60,7 @@ class Evaluation:
     report: Report
     png: Path | None = None
     cache: Path | None = None
+    quick: bool = False
     told: Told = lambda title, share, left: None
     noted: Callable[[str], None] = lambda line: None
     searching: RememberingEncoder | None = None
@@ -83,9 +85,9 @@ class Evaluation:
         with KnowledgeBase.from_triples(triples_of(quiz), self.encoder) as knowledge_base:
             text = (time.perf_counter() - began) / len(texts)
             few = replace(quiz, questions=quiz.questions[:2])
-            answer_quiz(self.subject, knowledge_base, few)  # whatever is made once
+            answer_quiz(self.subject, knowledge_base, few, quick=self.quick)  # whatever is made once
             began = time.perf_counter()
-            answer_quiz(self.subject, knowledge_base, quiz)
+            answer_quiz(self.subject, knowledge_base, quiz, quick=self.quick)
             return Pace((time.perf_counter() - began) / PACE_QUESTIONS, text)
 
     def run(self, pace: Pace) -> Report:
@@ -124,14 +126,19 @@ class Evaluation:
         number = sum(len(quiz.questions) for quiz in quizzes)
 
         def answers(knowledge_base: KnowledgeBase, quiz: Quiz) -> list[Outcome]:
-            return answer_quiz(self.subject, knowledge_base, quiz, asked=lambda more: clock.within(more / number))
+            def told(more: int) -> None:
+                clock.within(more / number)
+
+            return answer_quiz(self.subject, knowledge_base, quiz, asked=told, quick=self.quick)
 
         questions = quizzes[0].questions
         outcomes = answers(first, quizzes[0])
-        layers = evidence_by_layer(self.subject, first, [question.text for question in questions[:LAYER_QUESTIONS]])
-        outcomes[: len(layers)] = [
-            replace(outcome, by_layer=seen) for outcome, seen in zip(outcomes, layers, strict=False)
-        ]
+        if not self.quick:
+            texts = [question.text for question in questions[:LAYER_QUESTIONS]]
+            layers = evidence_by_layer(self.subject, first, texts)
+            outcomes[: len(layers)] = [
+                replace(outcome, by_layer=seen) for outcome, seen in zip(outcomes, layers, strict=False)
+            ]
         costs = {"triples": len(quizzes[0].facts)} | time_questions(self.subject, first, questions).to_dict()
         for quiz in quizzes[1:]:
             with bases.open(quiz, _watched(clock)) as knowledge_base:

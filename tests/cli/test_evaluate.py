@@ -143,6 +143,19 @@ def test_a_cache_gives_the_same_figures_and_encodes_once(
     kblam("eval", *roomy, "--cache", tmp_path / "r.json").failed(2, "cannot keep knowledge bases in", "is a file")
 
 
+def test_quick_asks_each_question_once(roomy: Sequence[Any], hashing: HashingEncoder, tmp_path: Path) -> None:
+    asked = ["eval", *roomy, *FEW, "--sizes", "60", "--json", tmp_path / "r.json"]
+    rows = []
+    for more in ([], ["--quick"]):
+        kblam(*asked, *more).ok()
+        report = Report.read(tmp_path / "r.json")
+        rows.append({name: of for name, of in report.rows["sizes"]["60"].items() if not name.endswith(("ms", "mib"))})
+        assert report.about["quick"] is (True if more else None)
+    whole, quick = rows
+    assert set(whole) - set(quick) == {"top1_by_layer", "top5_by_layer"}
+    assert all(whole[name] == of for name, of in quick.items() if name not in ("intervals", "ms_per_token"))
+
+
 def test_a_size_that_is_written_twice_is_one_row() -> None:
     chosen = evaluate._Rows("1000,1_000,01000,60", None, False, False, False, has_own=False)
     assert evaluate._plan(chosen, None, 8, None, 0).sizes == (1000, 60)
