@@ -81,6 +81,9 @@ def test_calibrated_and_learned_refusals_are_told_apart(kb: KnowledgeBase) -> No
     assert figures.learned is not None
     assert figures.decision.recall == figures.refusal_recall == 1
     assert figures.learned.recall == 0
+    quick = answer_quiz(prefers_first(uniform=True, known_above=0.5, refusal="Nothing known."), kb, QUIZ, quick=True)
+    assert quick == [dataclasses.replace(outcome, learned=None) for outcome in strict]
+    assert score(QUIZ.questions, quick).learned is None
 
 
 def test_what_the_model_says_by_itself_is_asked_of_known_questions_too(kb: KnowledgeBase) -> None:
