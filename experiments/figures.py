@@ -29,6 +29,7 @@ ANSWERS = (
     ("1,000", "smollm2", "sizes", "1000"),
     ("10,000", "smollm2", "sizes", "10000"),
     ("100,000", "smollm2-100k", "sizes", "100000"),
+    ("1,000,000, 200 questions", "smollm2-1m", "sizes", "1000000"),
     ("1,000, phrasings never trained on", "smollm2-unseen", "unseen"),
     ("chemical elements, 2,335 triples", "smollm2-real", "real", "elements"),
     ("airports, 3,907 triples", "smollm2-airports-compounds", "real", "airports"),
