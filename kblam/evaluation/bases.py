@@ -37,7 +37,7 @@ class Bases:
 
     def encode(self, quizzes: Sequence[Quiz], progress: Progress | None = None) -> None:
         """Encodes all texts of a row that no file has, at once, which is quicker than base by base."""
-        triples = [triple for quiz in quizzes if self._file(quiz) is None for triple in triples_of(quiz)]
+        triples = [triple for quiz in quizzes if not self._is_kept(quiz) for triple in triples_of(quiz)]
         texts = [text for triple in triples for text in (triple.key_text, triple.value_text)]
         texts += [question.text for quiz in quizzes for question in quiz.questions]
         self.encoder.learn(texts, progress=progress)
@@ -46,18 +46,15 @@ class Bases:
         """The knowledge base of a quiz.
 
         Raises:
-            EvaluationError: the folder cannot be made, or the file in it holds further triples, is damaged, or is
-                something else.
+            EvaluationError: nothing can be kept in the folder, or the file in it holds further triples, is damaged, or
+                is something else.
             StoreError: the file in it cannot be read or written.
         """
         file = self._file(quiz)
         if file is None:
             return KnowledgeBase.from_triples(triples_of(quiz), self.encoder)
         check_cache(file.parent)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EvaluationError(f"cannot make the folder {file.parent}: {error.strerror}") from error
+        file.parent.mkdir(parents=True, exist_ok=True)
         triples = triples_of(quiz)
         try:
             build(file, triples, self.encoder.plain, batch_size=_BATCH, progress=progress)
@@ -81,9 +78,12 @@ class Bases:
                 with KnowledgeBase.open(file, self.encoder, read_only=True) as knowledge_base:
                     self.encoder.remember_all(knowledge_base)
 
+    def _is_kept(self, quiz: Quiz) -> bool:
+        return self.folder is not None and len(quiz.facts) >= LEAST_KEPT
+
     def _file(self, quiz: Quiz) -> Path | None:
-        """Where a quiz's base is kept; None if it is not."""
-        if self.folder is None or len(quiz.facts) < LEAST_KEPT:
+        """Where a quiz's base is kept; None if it is not. Reads all facts, seconds for a million."""
+        if self.folder is None or not self._is_kept(quiz):
             return None
         digest = hashlib.blake2b(self.encoder.fingerprint.encode(), digest_size=8)
         for triple in triples_of(quiz):

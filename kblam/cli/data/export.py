@@ -102,8 +102,7 @@ def _export_questions(
         with open_file(source) as kb, waiting("writing"):
             no_examples = (
                 f"no triple of {source} has an example question; kblam data questions {quote(str(source))} -o "
-                "questions.jsonl asks "
-                "about any base, and its file can be exported"
+                "questions.jsonl asks about any base, and its file can be exported"
             )
             examples = _some(example_questions(kb.triples()), no_examples)
             counts = export_splits(output, examples, shares, **options)  # type: ignore[arg-type]
