@@ -10,7 +10,8 @@ from kblam_kernels.attention.packed import merge_states, partial_knowledge_atten
 from kblam_kernels.attention.paged import paged_prompt_attention
 from kblam_kernels.common.dispatch import Explanation
 from kblam_kernels.errors import BackendUnavailableError, KernelError, UnsupportedInputError
-from kblam_kernels.evidence.interface import evidence, knowledge_lse, top_evidence
+from kblam_kernels.evidence.interface import evidence, evidence_at, top_evidence
+from kblam_kernels.evidence.lse import knowledge_lse
 from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, LatentProjection
 from kblam_kernels.plan import Plan, plan
 from kblam_kernels.pruning import prune
@@ -29,6 +30,7 @@ __all__ = [
     "RectangularAttention",
     "UnsupportedInputError",
     "evidence",
+    "evidence_at",
     "explain",
     "knowledge_lse",
     "merge_states",

@@ -31,6 +31,17 @@ void take(Scores& p, const Tensor& rows, const Tensor& key, const MaybeTensor& n
   p.bytes = bytes;
 }
 
+// Contiguous int64 (count,) of numbers in [0, end).
+const int64_t* below(const Tensor& t, int64_t count, int64_t end) {
+  STD_TORCH_CHECK(
+      t.scalar_type() == ScalarType::Long && t.is_cpu() && t.is_contiguous() && t.dim() == 1 && t.size(0) == count,
+      "rows and blocks must be contiguous int64 of one length");
+  const auto* numbers = static_cast<const int64_t*>(t.const_data_ptr());
+  STD_TORCH_CHECK(std::all_of(numbers, numbers + count, [&](int64_t i) { return 0 <= i && i < end; }),
+                  "a row or a block is not one of the call's");
+  return numbers;
+}
+
 Tensor mass(const Tensor& rows, const Tensor& key, const MaybeTensor& norm, const MaybeTensor& key_scale,
             const MaybeTensor& constant, const Tensor& lse, const MaybeTensor& bias, const MaybeTensor& knowledge_range,
             const Tensor& row_weight, double scale, bool bytes, std::string kernels) {
@@ -44,14 +55,34 @@ Tensor mass(const Tensor& rows, const Tensor& key, const MaybeTensor& norm, cons
   return result;
 }
 
-// `result`: float32 (B, Hq, N), written.
+// `rows_of` and `blocks`: int64 (n,), a batch row and one of its blocks of tokens each -> (n, tokens of a block).
+Tensor mass_of_blocks(const Tensor& rows, const Tensor& key, const MaybeTensor& norm, const MaybeTensor& key_scale,
+                      const MaybeTensor& constant, const Tensor& lse, const MaybeTensor& bias,
+                      const MaybeTensor& knowledge_range, const Tensor& row_weight, const Tensor& rows_of,
+                      const Tensor& blocks, double scale, bool bytes, std::string kernels) {
+  Mass p{};
+  take(p, rows, key, norm, key_scale, constant, bias, knowledge_range, scale, bytes);
+  p.lse = floats_of("lse", lse, {p.B, p.Hq, p.N});
+  p.row_weight = floats_of("row_weight", row_weight, {p.B, p.Hq, p.N});
+  const int64_t count = rows_of.size(0);
+  const int64_t *of_row = below(rows_of, count, p.B), *chosen = below(blocks, count, p.blocks());
+  Tensor result = torch::stable::new_empty(lse, {count, SCORE_BLOCK});
+  p.mass = static_cast<float*>(result.mutable_data_ptr());
+  evidence_blocks(p, of_row, chosen, count, kernels_named(kernels), workers(), parallel);
+  return result;
+}
+
+// `result`: float32 (B, Hq, N), written, and so is `block_max`, (B, Hq, N, blocks of tokens).
 void lse(const Tensor& rows, const Tensor& key, const MaybeTensor& norm, const MaybeTensor& key_scale,
          const MaybeTensor& constant, const MaybeTensor& bias, const MaybeTensor& knowledge_range, Tensor result,
-         double scale, bool bytes, std::string kernels) {
+         MaybeTensor block_max, double scale, bool bytes, std::string kernels) {
   Scores p{};
   take(p, rows, key, norm, key_scale, constant, bias, knowledge_range, scale, bytes);
   floats_of("result", result, {p.B, p.Hq, p.N});
-  knowledge_lse(p, static_cast<float*>(result.mutable_data_ptr()), kernels_named(kernels), workers(), parallel);
+  if (block_max) floats_of("block_max", *block_max, {p.B, p.Hq, p.N, p.blocks()});
+  knowledge_lse(p, static_cast<float*>(result.mutable_data_ptr()),
+                block_max ? static_cast<float*>(block_max->mutable_data_ptr()) : nullptr, kernels_named(kernels),
+                workers(), parallel);
 }
 
 }  // namespace
@@ -63,11 +94,17 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kblam_kernels, m) {
       "Tensor? bias, Tensor? knowledge_range, Tensor row_weight, float scale, bool int8_products, str kernels) -> "
       "Tensor");
   m.def(
+      "evidence_blocks_cpu(Tensor rows, Tensor key, Tensor? norm, Tensor? key_scale, Tensor? constant, Tensor lse, "
+      "Tensor? bias, Tensor? knowledge_range, Tensor row_weight, Tensor rows_of, Tensor blocks, float scale, "
+      "bool int8_products, str kernels) -> Tensor");
+  m.def(
       "knowledge_lse_cpu(Tensor rows, Tensor key, Tensor? norm, Tensor? key_scale, Tensor? constant, Tensor? bias, "
-      "Tensor? knowledge_range, Tensor(a!) result, float scale, bool int8_products, str kernels) -> ()");
+      "Tensor? knowledge_range, Tensor(a!) result, Tensor(b!)? block_max, float scale, bool int8_products, str "
+      "kernels) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kblam_kernels, CPU, m) {
   m.impl("evidence_mass_cpu", TORCH_BOX(&kblam::binding::mass));
+  m.impl("evidence_blocks_cpu", TORCH_BOX(&kblam::binding::mass_of_blocks));
   m.impl("knowledge_lse_cpu", TORCH_BOX(&kblam::binding::lse));
 }

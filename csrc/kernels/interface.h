@@ -62,9 +62,10 @@ using Absorb = void (*)(const Columns& columns, const Row* rows, int count, int6
 // How the queries of a task on latents are multiplied.
 struct LatentQueries {
   Dtype dtype;
-  bool lanes;  // rows are the lanes of vectors: for many of them, and another order of additions
-  bool bytes;  // int8 latents may be multiplied as bytes, queries and weights rounded to them
-  bool taken;  // they are those of the call before on the same scratch memory, which still has them
+  bool lanes;         // rows are the lanes of vectors: for many of them, and another order of additions
+  bool bytes;         // int8 latents may be multiplied as bytes, queries and weights rounded to them
+  bool taken;         // they are those of the call before on the same scratch memory, which still has them
+  int64_t after = 0;  // tokens behind the last one that the next call will read: they may be fetched ahead
 };
 
 // Takes tokens [begin, end) into the state of every row, at most MAX_LATENT_ROWS; all rows see all these tokens.

@@ -22,7 +22,7 @@ inline void absorb_tiles(const Latents& latents, const LatentQueries& queries, c
   Layout::begin(rows, count, s);
   for (int64_t tile = begin; tile < end; tile += LATENT_TILE) {
     const int n = int(end - tile < LATENT_TILE ? end - tile : LATENT_TILE);
-    const int64_t left = end - tile - n, next = left < LATENT_TILE ? left : LATENT_TILE;
+    const int64_t left = end + queries.after - tile - n, next = left < LATENT_TILE ? left : LATENT_TILE;
     const T* these_keys = keys + tile * latents.key_stride;
     const T* next_keys = these_keys + n * latents.key_stride;
     const T* these_values = values == nullptr ? nullptr : values + tile * latents.value_stride;

@@ -26,6 +26,15 @@ class Launch {
 
   int64_t tasks() const { return (p.M + TOKENS - 1) / TOKENS * groups; }
 
+  // One block of tokens for one batch row.
+  void run_block(int64_t b, int64_t block, float* mass, int worker) {
+    std::fill(mass, mass + SCORE_BLOCK, 0.f);
+    const auto seen = p.tokens_of(b);
+    const int64_t first = block * SCORE_BLOCK, begin = std::max(first, seen.first);
+    const int64_t end = std::min({p.M, first + SCORE_BLOCK, seen.second});
+    if (begin < end) weigh(b, b + 1, begin, end, mass + (begin - first), worker);
+  }
+
   void run(int64_t index, int worker) {
     const int64_t begin = index / groups * TOKENS, end = std::min(p.M, begin + TOKENS);
     const int64_t last = std::min(p.B, (index % groups + 1) * together);
@@ -33,42 +42,43 @@ class Launch {
       const auto seen = p.tokens_of(b);
       for (next = b; next < last && p.tokens_of(next) == seen; ++next)
         std::fill(p.mass + next * p.M + begin, p.mass + next * p.M + end, 0.f);
-      weigh(b, next, std::max(begin, seen.first), std::min(end, seen.second), worker);
+      const int64_t from = std::max(begin, seen.first), to = std::min(end, seen.second);
+      if (from < to) weigh(b, next, from, to, p.mass + b * p.M + from, worker);
     }
   }
 
  private:
   // Batch rows [first, last), which see the same of the tokens [begin, end); more than one only where all rows of a
-  // head fit into one call, so that the rows that are added up together are the same in any batch.
-  void weigh(int64_t first, int64_t last, int64_t begin, int64_t end, int worker) {
-    if (begin >= end) return;
+  // head fit into one call, so that the rows that are added up together are the same in any batch. `mass` is that of
+  // row `first` and token `begin`; the next row's is M further.
+  void weigh(int64_t first, int64_t last, int64_t begin, int64_t end, float* mass, int worker) {
     for (int64_t head = 0; head < p.heads; ++head) {
-      const Latents keys = p.keys_of(first, head);
+      const Latents keys = p.keys_of(first, head, begin);
       for (int64_t from = 0; from < of_head; from += MAX_LATENT_ROWS) {
         MassRow taken[MAX_LATENT_ROWS];
         int count = 0;
         for (int64_t b = first; b < last; ++b)
           for (int64_t i = from; i < std::min<int64_t>(of_head, from + MAX_LATENT_ROWS); ++i)
-            count += take(b, head * (p.Hq / p.heads) + i / p.N, i % p.N, taken[count]);
+            count += take(b, head * (p.Hq / p.heads) + i / p.N, i % p.N, begin, mass + (b - first) * p.M, taken[count]);
         if (count == 0) continue;
-        kernels.mass(keys, {p.dtype, p.bytes}, taken, count, begin, end, p.width, p.scale,
+        kernels.mass(keys, {p.dtype, p.bytes}, taken, count, 0, end - begin, p.width, p.scale,
                      scratch.get() + worker * scratch_bytes);
       }
     }
   }
 
   // False for a row of padding, which saw nothing, and for one of weight 0, which is left out: both may be NaN.
-  bool take(int64_t b, int64_t h, int64_t n, MassRow& to) const {
+  bool take(int64_t b, int64_t h, int64_t n, int64_t begin, float* mass, MassRow& to) const {
     const int64_t row = p.row(b, h, n);
     if (p.lse[row] == -INFINITE || p.row_weight[row] == 0.f) return false;
-    const auto [bias, offset] = p.bias_of(b);
+    const auto [bias, offset] = p.bias_of(b, begin);
     to = {p.rows.at(element_size(p.dtype), b, h, n),
           p.constant == nullptr ? 0.f : p.constant[row],
           bias,
           offset,
           p.lse[row],
           p.row_weight[row],
-          p.mass + b * p.M};
+          mass};
     return true;
   }
 
@@ -83,10 +93,13 @@ class Launch {
 
 }  // namespace
 
-Latents Scores::keys_of(int64_t b, int64_t head) const {
-  Latents of_head = keys;
-  of_head.key = static_cast<const char*>(keys.key) + (b * key_batch + head * key_head) * element_size(keys.storage);
-  return of_head;
+Latents Scores::keys_of(int64_t b, int64_t head, int64_t first) const {
+  Latents from = keys;
+  const int64_t elements = b * key_batch + head * key_head + first * keys.key_stride;
+  from.key = static_cast<const char*>(keys.key) + elements * element_size(keys.storage);
+  if (keys.norm != nullptr) from.norm += first;
+  if (keys.key_scale != nullptr) from.key_scale += first;
+  return from;
 }
 
 std::pair<int64_t, int64_t> Scores::tokens_of(int64_t b) const {
@@ -95,10 +108,10 @@ std::pair<int64_t, int64_t> Scores::tokens_of(int64_t b) const {
   return {range[0], range[1]};
 }
 
-std::pair<const float*, float> Scores::bias_of(int64_t b) const {
+std::pair<const float*, float> Scores::bias_of(int64_t b, int64_t first) const {
   if (bias == nullptr) return {nullptr, 0.f};
   const float* here = bias + b * bias_batch;
-  return bias_token == 0 ? std::pair<const float*, float>{nullptr, *here} : std::pair{here, 0.f};
+  return bias_token == 0 ? std::pair<const float*, float>{nullptr, *here} : std::pair{here + first, 0.f};
 }
 
 void evidence_mass(const Mass& problem, const Kernels& kernels, int workers, Parallel parallel) {
@@ -107,6 +120,16 @@ void evidence_mass(const Mass& problem, const Kernels& kernels, int workers, Par
   const auto weigh = [&](int64_t index, int worker) { launch.run(index, worker); };
   run_steps({step_of(launch.tasks(), weigh)}, problem.B * problem.Hq * problem.N * problem.M * problem.width, workers,
             parallel);
+}
+
+void evidence_blocks(const Mass& problem, const int64_t* rows, const int64_t* blocks, int64_t count,
+                     const Kernels& kernels, int workers, Parallel parallel) {
+  if (count == 0) return;
+  Launch launch(problem, kernels, workers);
+  const auto weigh = [&](int64_t index, int worker) {
+    launch.run_block(rows[index], blocks[index], problem.mass + index * SCORE_BLOCK, worker);
+  };
+  run_steps({step_of(count, weigh)}, count * problem.Hq * problem.N * SCORE_BLOCK * problem.width, workers, parallel);
 }
 
 }  // namespace kblam

@@ -8,6 +8,14 @@ from torch import Tensor
 
 from kblam_kernels.common.call import Call
 
+# Tokens whose largest score bounds what each of them gets; that of the C++ kernels (`csrc/launch/mass.h`).
+BLOCK = 128
+
+
+def num_blocks(num_tokens: int) -> int:
+    """Blocks of a list of tokens; the last may be short."""
+    return -(-num_tokens // BLOCK)
+
 
 @dataclass(frozen=True)
 class EvidenceCall(Call):

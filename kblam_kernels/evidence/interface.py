@@ -2,50 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
-
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from kblam_kernels.common import dispatch
-from kblam_kernels.common.call import needs_gradient
-from kblam_kernels.common.checks import (
-    bias_rows,
-    check_alike,
-    check_computed,
-    check_masks,
-    one_row_if_shared,
-    row_weight_of,
-)
+from kblam_kernels.common.checks import bias_rows
 from kblam_kernels.common.columns import of_tokens
 from kblam_kernels.common.dispatch import AUTO
-from kblam_kernels.common.softmax import accumulation_dtype
-from kblam_kernels.dense.call import check_heads
-from kblam_kernels.errors import expect, number, refuse, switch, tensors, whole
-from kblam_kernels.evidence import reference
-from kblam_kernels.evidence.call import EvidenceCall
+from kblam_kernels.errors import expect, refuse, tensors, whole
+from kblam_kernels.evidence import blocks
+from kblam_kernels.evidence.call import EvidenceCall, num_blocks
+from kblam_kernels.evidence.given import EvidenceOptions, Given, Options, call_of
 from kblam_kernels.evidence.op import evidence_mass
-from kblam_kernels.knowledge import Knowledge, LatentKnowledge, check_layout
-from kblam_kernels.latent.absorption import absorb_query
-from kblam_kernels.latent.call import check_projection
+from kblam_kernels.knowledge import Knowledge, LatentKnowledge
 from kblam_kernels.precision import exactly
-
-
-class Options(TypedDict, total=False):
-    """Keyword arguments that say what is scored, as `rectangular_attention` takes them."""
-
-    scale: float | None
-    knowledge_bias: float | Tensor
-    knowledge_range: Tensor | None
-
-
-class EvidenceOptions(Options, total=False):
-    """Keyword arguments of `evidence`."""
-
-    row_weight: Tensor | None
-    int8_products: bool
-    backend: str
 
 
 def evidence(
@@ -88,20 +58,30 @@ def evidence(
         >>> evidence(query, knowledge, lse).shape
         torch.Size([1, 1000])
     """
-    check_scores(knowledge_query, knowledge, options.get("knowledge_range"))
-    expect(
-        "lse", lse, "B, Hq, N", knowledge_query.shape[:3], knowledge_query.device, accumulation_dtype(knowledge_query)
+    given = Given(
+        knowledge_query,
+        knowledge,
+        lse,
+        row_weight=row_weight,
+        int8_products=int8_products,
+        backend=backend,
+        **options,
     )
-    int8_products = switch("int8_products", int8_products)
-    weight = row_weight_of(knowledge_query, row_weight)
-    if needs_gradient(weight):
-        refuse("row_weight is a constant of the op and gets no gradient; pass row_weight.detach()")
-    if isinstance(knowledge, LatentKnowledge) and knowledge.materialised:
-        return _of_pieces(knowledge_query, knowledge, lse, weight, backend, **options)
-    call = call_of(knowledge_query, knowledge, lse, weight, **options).but(int8_products=int8_products)
-    if call.is_latent:
-        call.check_gradients((), "evidence of latents has", "run it under torch.no_grad(), or take .to_dense() of them")
-    return _mass(call, backend)
+    return _masses(given)
+
+
+def _masses(given: Given) -> Tensor:
+    if given.pieces is not None:
+        return _of_pieces(given.query, given.pieces, given.lse, given.weight, given.backend, **given.options)
+    return _mass(given.call(), given.backend)
+
+
+def _in_blocks(given: Given) -> EvidenceCall | None:
+    """The call, where chosen blocks of its tokens can be read; else None."""
+    if given.pieces is not None:
+        return None
+    call = given.call()
+    return call if call.is_eager() and evidence_mass.choose(call, given.backend) == "cpu" else None
 
 
 def _of_pieces(
@@ -134,12 +114,18 @@ def top_evidence(
     knowledge: Knowledge,
     lse: Tensor,
     k: int,
+    *,
+    block_max: Tensor | None = None,
     **options: Unpack[EvidenceOptions],
 ) -> tuple[Tensor, Tensor]:
     """The k knowledge tokens that got the most attention: `evidence`, then the best of each batch row.
 
     Args:
         k: how many, at least 1.
+        block_max: as `knowledge_lse` returned it for the same query, knowledge and options, or None. With it the C++
+            kernels read only those blocks of tokens that may hold one of the k, which of a long list are few: no
+            further pass over it. It changes no result but the choice among equals; without gradients, and where
+            no `row_weight` is negative; else, and on other backends, it is not used.
         options: `scale`, `knowledge_bias`, `knowledge_range`, `row_weight`, `int8_products` and `backend`, as
             `evidence` takes them.
 
@@ -149,84 +135,56 @@ def top_evidence(
 
     Raises:
         UnsupportedInputError, BackendUnavailableError: as `evidence`, and if k < 1.
+
+    Example:
+        >>> import torch
+        >>> from kblam_kernels import DenseKnowledge, knowledge_lse, top_evidence
+        >>> query, key, value = torch.randn(1, 8, 1, 64), *torch.randn(2, 8, 9000, 64)
+        >>> knowledge = DenseKnowledge(key, value)
+        >>> lse, block_max = knowledge_lse(query, knowledge, return_block_max=True)  # of attention without a prompt
+        >>> mass, index = top_evidence(query, knowledge, lse, 5, block_max=block_max)
+        >>> mass.shape, index.shape
+        (torch.Size([1, 5]), torch.Size([1, 5]))
     """
-    k = whole("k", k)
-    mass = evidence(knowledge_query, knowledge, lse, **options)
+    k, given = whole("k", k), Given(knowledge_query, knowledge, lse, **options)
+    if block_max is not None:
+        shape = (*lse.shape, num_blocks(knowledge.num_tokens))
+        expect("block_max", block_max, "B, Hq, N, blocks", shape, lse.device, lse.dtype)
+        with exactly(lse.device):
+            call = _in_blocks(given)
+            if call is not None and bool((call.row_weight >= 0).all()):
+                return blocks.top(call, min(k, call.num_tokens), block_max)
+    mass = _masses(given)
     best, index = mass.topk(min(k, mass.shape[1]), dim=-1)
     return best, index
 
 
-def knowledge_lse(
-    knowledge_query: Tensor, knowledge: Knowledge, *, int8_products: bool = False, **options: Unpack[Options]
+def evidence_at(
+    knowledge_query: Tensor, knowledge: Knowledge, lse: Tensor, places: Tensor, **options: Unpack[EvidenceOptions]
 ) -> Tensor:
-    """Natural-log sum of exponentials of the knowledge scores alone, (B, Hq, N), in float32 or the query's float64.
-
-    exp(knowledge_lse - lse) is the share of attention that went to knowledge. It takes half as long as the attention,
-    for whoever reads no output: on a CPU without gradients (`torch.no_grad`), where the C++ kernels serve, as
-    KBLAM_BACKEND allows; else it is plain PyTorch, differentiable in the knowledge query and in dense keys.
+    """What `evidence` gives for chosen tokens; without gradients the C++ kernels read the blocks they are in alone.
 
     Args:
-        int8_products: as the attention is given; only the C++ kernels multiply int8 latents so.
-        options: `scale`, `knowledge_bias` and `knowledge_range`, as `rectangular_attention` takes them.
+        places: int64 (B, S), tokens of each batch row, in [0, M).
+        options: as `evidence` takes them.
+
+    Returns:
+        (B, S) in the dtype of lse.
 
     Raises:
-        UnsupportedInputError: a shape, dtype, device or value that does not fit; the message names it.
+        UnsupportedInputError, BackendUnavailableError: as `evidence`; also for places of another shape, or that the
+            list does not have.
     """
-    check_scores(knowledge_query, knowledge, options.get("knowledge_range"))
-    int8_products = switch("int8_products", int8_products)
-    unused = knowledge_query[..., 0]
-    with exactly(knowledge_query.device):
-        call = call_of(knowledge_query, knowledge, unused, unused, **options).but(int8_products=int8_products)
-        if call.is_eager() and dispatch.requested(AUTO, evidence_mass.backends) in (AUTO, "cpu"):
-            kernels = evidence_mass.named("cpu")
-            if not kernels.reasons(call):
-                return kernels.serving(call).knowledge_lse(call)
-        return reference.knowledge_lse(call)
-
-
-def check_scores(knowledge_query: Tensor, knowledge: Knowledge, knowledge_range: Tensor | None) -> None:
-    """Shapes, dtypes and devices of the tensors that give knowledge scores."""
-    tensors(knowledge_query=knowledge_query)
-    check_layout(knowledge)
-    if knowledge_query.dim() != 4:
-        refuse(f"knowledge_query must be (batch, heads, tokens, head_dim); got {tuple(knowledge_query.shape)}")
-    check_computed("knowledge_query", knowledge_query)
-    if knowledge_query.shape[3] == 0:
-        refuse(f"head_dim must be at least 1; got knowledge_query {tuple(knowledge_query.shape)}")
-    if isinstance(knowledge, LatentKnowledge):
-        check_projection(knowledge.projection.key_weight, knowledge_query)
-        check_alike({"the latents' projection": knowledge.projection.key_weight}, knowledge_query)
-    else:
-        check_heads(knowledge.key, knowledge_query)
-        check_alike({"knowledge": knowledge.key}, knowledge_query)
-    check_masks(None, knowledge_range, knowledge_query, 0)
-
-
-def call_of(
-    knowledge_query: Tensor,
-    knowledge: Knowledge,
-    lse: Tensor,
-    row_weight: Tensor,
-    scale: float | None = None,
-    knowledge_bias: float | Tensor = 0.0,
-    knowledge_range: Tensor | None = None,
-) -> EvidenceCall:
-    """The call of the op, of checked arguments."""
-    bias = bias_rows(knowledge_bias, lse.shape[0], knowledge.num_tokens, knowledge_query)
-    rows, constant, norm, key_scale = knowledge_query, None, None, None
-    if isinstance(knowledge, LatentKnowledge):
-        p = knowledge.projection
-        rows, constant = absorb_query(knowledge_query, p.key_weight, p.key_bias)
-        norm, key_scale = knowledge.norm, knowledge.key_scale
-    return EvidenceCall(
-        rows=rows,
-        key=knowledge.key,
-        norm=norm,
-        key_scale=key_scale,
-        constant=constant,
-        lse=lse,
-        bias=bias,
-        knowledge_range=one_row_if_shared(knowledge_range),
-        row_weight=row_weight,
-        scale=knowledge.head_dim**-0.5 if scale is None else number("scale", scale),
-    )
+    given, M = Given(knowledge_query, knowledge, lse, **options), knowledge.num_tokens
+    tensors(places=places)
+    shape = (len(lse), places.shape[-1] if places.dim() else 0)
+    expect("places", places, "B, S", shape, lse.device, torch.int64)
+    if places.numel():
+        least, most = (int(end) for end in places.aminmax())
+        if least < 0 or most >= M:
+            refuse(f"places must be in [0, M={M}); got {least if least < 0 else most}")
+    with exactly(lse.device):
+        call = _in_blocks(given)
+        if call is not None:
+            return blocks.at(call, places)
+    return _masses(given).gather(1, places)

@@ -10,28 +10,28 @@ from torch import Tensor
 from kblam_kernels.common.call import Saved
 from kblam_kernels.common.columns import inside_range, score_chunks, times_knowledge, without_unseen
 from kblam_kernels.common.softmax import accumulation_dtype, highest, level_of
-from kblam_kernels.evidence.call import EvidenceCall
+from kblam_kernels.evidence.call import BLOCK, EvidenceCall, num_blocks
 
 
 def _scores(call: EvidenceCall) -> Iterator[tuple[slice, Tensor]]:
     return score_chunks(call, call.rows, call.key, call.constant, call.norm, call.key_scale)
 
 
-def _weighed(call: EvidenceCall) -> tuple[Tensor, Tensor]:
+def weighed(call: EvidenceCall) -> tuple[Tensor, Tensor]:
     """lse and weight of each row. One of weight 0 is left out, as one that saw nothing: its lse is -inf."""
     weight = call.row_weight.to(accumulation_dtype(call.rows))
     return call.lse.masked_fill(weight == 0, float("-inf")), weight
 
 
-def _shares(scores: Tensor, lse: Tensor) -> Tensor:
+def shares(scores: Tensor, lse: Tensor) -> Tensor:
     """exp(score - lse); 0 for a row that is left out, whose scores may be NaN."""
     return torch.exp(scores - level_of(lse)).masked_fill(lse[..., None] == float("-inf"), 0)
 
 
 def forward(call: EvidenceCall) -> tuple[Tensor]:
     """sum over (h, n) of row_weight * exp(s - lse): (B, M) in the dtype of lse."""
-    lse, weight = _weighed(call)
-    parts = [torch.einsum("bhnm,bhn->bm", _shares(scores, lse), weight).to(lse.dtype) for _, scores in _scores(call)]
+    lse, weight = weighed(call)
+    parts = [torch.einsum("bhnm,bhn->bm", shares(scores, lse), weight).to(lse.dtype) for _, scores in _scores(call)]
     return (torch.cat(parts, 1) if parts else lse.new_zeros(call.rows.shape[0], 0),)
 
 
@@ -43,12 +43,12 @@ def backward(call: EvidenceCall, saved: Saved) -> dict[str, Tensor]:
     """
     (grad,), dtype = saved.gradients, accumulation_dtype(call.rows)
     assert grad is not None  # of the only result
-    lse, weight = _weighed(call)
+    lse, weight = weighed(call)
     r = call.rows.to(dtype).masked_fill(lse[..., None] == float("-inf"), 0)
     made = {name: torch.zeros_like(r if name == "rows" else getattr(call, name)) for name in saved.wanted}
     columns_times = "bhnm,bhnd->hmd" if call.key.dim() == 3 else "bhnm,bhnd->bhmd"
     for cols, scores in _scores(call):
-        ds = grad[:, None, None, cols].to(dtype) * weight[..., None] * _shares(scores, lse)
+        ds = grad[:, None, None, cols].to(dtype) * weight[..., None] * shares(scores, lse)
         if "lse" in made:
             made["lse"] -= ds.sum(-1).to(call.lse.dtype)
         if "bias" in made:
@@ -76,3 +76,13 @@ def knowledge_lse(call: EvidenceCall) -> Tensor:
         total = total * torch.exp(before - level) + torch.exp(scores - level[..., None]).sum(-1)
     seen = maximum != float("-inf")  # NaN is not: it must show
     return torch.where(seen, level + torch.where(seen, total, 1.0).log(), float("-inf"))
+
+
+def block_max(call: EvidenceCall) -> Tensor:
+    """The largest score of each block of BLOCK tokens, (B, Hq, N, blocks): -inf of one that a row does not see."""
+    shape = (*call.rows.shape[:3], num_blocks(call.num_tokens))
+    found = torch.full(shape, float("-inf"), dtype=accumulation_dtype(call.rows), device=call.rows.device)
+    for cols, scores in _scores(call):
+        block = torch.arange(cols.start, cols.stop, device=scores.device) // BLOCK
+        found.scatter_reduce_(-1, block.expand_as(scores), scores.detach(), "amax")
+    return found

@@ -15,7 +15,7 @@ from kblam_kernels.common.checks import bias_rows, row_weight_of
 from kblam_kernels.common.columns import biased, chunks, inside_range, may_be_read
 from kblam_kernels.common.softmax import LOWEST, accumulation_dtype
 from kblam_kernels.errors import refuse, tensors, whole
-from kblam_kernels.evidence.interface import check_scores
+from kblam_kernels.evidence.given import check_scores
 from kblam_kernels.knowledge import DenseKnowledge, Knowledge, check_layout, dequantise
 from kblam_kernels.precision import exactly
 

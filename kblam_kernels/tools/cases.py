@@ -20,8 +20,8 @@ from kblam_kernels.common.op import Op
 from kblam_kernels.common.tiles import Arch
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.op import dense_attention
-from kblam_kernels.evidence import interface as evidence
 from kblam_kernels.evidence.call import EvidenceCall
+from kblam_kernels.evidence.given import call_of as evidence_call_of
 from kblam_kernels.evidence.op import evidence_mass
 from kblam_kernels.knowledge import DenseKnowledge, Knowledge, LatentKnowledge, LatentProjection
 from kblam_kernels.latent.call import LatentCall
@@ -248,4 +248,4 @@ def evidence_call(layout: str, rows: int, width: int, dtype: torch.dtype, stored
         knowledge = DenseKnowledge(key, key)
     query, lse, every = _empty(B, HQ, rows, knowledge.head_dim, dtype=dtype), _empty(B, HQ, rows), everything()
     bias, ranges = every["knowledge_bias"], every["knowledge_range"]
-    return evidence.call_of(query, knowledge, lse, lse, knowledge_bias=bias, knowledge_range=ranges)
+    return evidence_call_of(query, knowledge, lse, lse, knowledge_bias=bias, knowledge_range=ranges)

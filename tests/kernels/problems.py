@@ -14,7 +14,7 @@ from kblam_kernels import DenseKnowledge, LatentKnowledge, evidence, rectangular
 from kblam_kernels.attention.interface import call_of
 from kblam_kernels.common.op import Op
 from kblam_kernels.evidence.call import EvidenceCall
-from kblam_kernels.evidence.interface import call_of as evidence_call_of
+from kblam_kernels.evidence.given import call_of as evidence_call_of
 from kblam_kernels.evidence.op import evidence_mass
 from kblam_kernels.knowledge import SCALED_DTYPES, dequantise
 from kblam_kernels.latent import absorb, quantise

@@ -3,7 +3,6 @@
 #include "sanitize.h"
 
 #include "launch/dense.h"
-#include "launch/mass.h"
 
 namespace sanitize {
 namespace {
@@ -14,10 +13,8 @@ struct Shape {
   int64_t gap;
 };
 
-// Of each knowledge token, by the lse of `p`, which has run; and the lse of each row's knowledge alone.
-std::unique_ptr<float[]> evidence_of(const kblam::DenseAttention& p, const float* row_weight, float* level,
-                                     const kblam::Kernels& kernels) {
-  auto mass = exactly<float>(p.B * p.M);
+// The evidence of `p`, which has run.
+kblam::Mass evidence_of(const kblam::DenseAttention& p, const float* row_weight, float* mass) {
   kblam::Mass m{};
   m.dtype = p.dtype, m.B = p.B, m.Hq = p.Hq, m.N = p.N, m.M = p.M, m.width = p.D;
   m.rows = p.knowledge_query, m.heads = p.Hq;
@@ -26,10 +23,8 @@ std::unique_ptr<float[]> evidence_of(const kblam::DenseAttention& p, const float
   m.lse = p.lse, m.row_weight = row_weight;
   m.bias = p.bias, m.bias_batch = p.bias_batch, m.bias_token = p.bias_token;
   m.knowledge_range = p.knowledge_range, m.range_rows = p.B;
-  m.scale = p.scale, m.mass = mass.get();
-  kblam::evidence_mass(m, kernels, 3, parallel);
-  kblam::knowledge_lse(m, level, kernels, 3, parallel);
-  return mass;
+  m.scale = p.scale, m.mass = mass;
+  return m;
 }
 
 // False, and a line, if the kernels are wrong.
@@ -63,10 +58,12 @@ bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Ker
   auto lse = exactly<float>(rows);
   p.output = output.get(), p.lse = lse.get();
   kblam::dense_forward(p, kernels, 3, parallel);
-  const auto level = exactly<float>(rows);
-  const auto mass = evidence_of(p, row_weight.data(), level.get(), kernels);
+  const auto mass = exactly<float>(s.B * s.M);
+  const kblam::Mass evidence = evidence_of(p, row_weight.data(), mass.get());
+  kblam::evidence_mass(evidence, kernels, 3, parallel);
+  const Levels levels = levels_of(evidence, kernels);
 
-  double worst = 0;
+  double worst = blocks_are_alike(evidence, mass.get(), kernels) ? 0 : INFINITE;
   std::vector<double> exact_mass(s.B * s.M, 0.);
   for (int64_t b = 0; b < s.B; ++b)
     for (int64_t h = 0; h < s.Hq; ++h)
@@ -89,9 +86,7 @@ bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Ker
         }
         const int64_t row = (b * s.Hq + h) * s.N + n;
         const float got_lse = lse[row];
-        double seen = 0;
-        for (int64_t m = 0; m < s.M; ++m) seen += std::exp(scores[s.T + m]);
-        keep_worst(worst, seen == 0 ? std::abs(std::exp(level[row])) : std::abs(level[row] - std::log(seen)));
+        keep_worst(worst, levels.error(row, scores.data() + s.T, s.M));
         double top = -INFINITE, total = 0;
         for (double x : scores) top = std::max(top, x);
         if (s.T == 0 ? top > -INFINITE : sees_prompt) {

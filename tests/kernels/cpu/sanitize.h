@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "launch/mass.h"
 #include "launch/select.h"
 #include "launch/split.h"
 
@@ -106,6 +107,50 @@ std::unique_ptr<T[]> exactly(int64_t n) {
   std::unique_ptr<T[]> memory(new T[n]);
   std::memset(memory.get(), 0xff, n * sizeof(T));
   return memory;
+}
+
+// Of each row its knowledge's lse, with and without the largest scores of blocks, and these.
+struct Levels {
+  std::unique_ptr<float[]> lse, beside_blocks, block_max;
+  int64_t blocks;
+
+  // How far they are from one row's exact scores of M tokens.
+  double error(int64_t row, const double* scores, int64_t M) const {
+    double worst = 0, seen = 0;
+    for (int64_t m = 0; m < M; ++m) seen += std::exp(scores[m]);
+    for (const float level : {lse[row], beside_blocks[row]})
+      keep_worst(worst, seen == 0 ? std::abs(std::exp(level)) : std::abs(level - std::log(seen)));
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t begin = block * kblam::SCORE_BLOCK, end = std::min(M, begin + kblam::SCORE_BLOCK);
+      const double exact = *std::max_element(scores + begin, scores + end);
+      const float found = block_max[row * blocks + block];
+      keep_worst(worst, exact == -INFINITE ? std::exp(found) : std::abs(found - exact));
+    }
+    return worst;
+  }
+};
+
+inline Levels levels_of(const kblam::Mass& m, const kblam::Kernels& kernels) {
+  const int64_t rows = m.B * m.Hq * m.N, blocks = m.blocks();
+  Levels found{exactly<float>(rows), exactly<float>(rows), exactly<float>(rows * blocks), blocks};
+  kblam::knowledge_lse(m, found.lse.get(), nullptr, kernels, 3, parallel);
+  kblam::knowledge_lse(m, found.beside_blocks.get(), found.block_max.get(), kernels, 3, parallel);
+  return found;
+}
+
+// Whether every block read by itself, the last one first, has the bits of `all`, the masses of one pass.
+inline bool blocks_are_alike(kblam::Mass m, const float* all, const kblam::Kernels& kernels) {
+  const int64_t blocks = m.blocks(), count = m.B * blocks;
+  const auto rows = exactly<int64_t>(count), chosen = exactly<int64_t>(count);
+  for (int64_t i = 0; i < count; ++i) rows[i] = i % m.B, chosen[i] = blocks - 1 - i / m.B;
+  const auto mass = exactly<float>(count * kblam::SCORE_BLOCK);
+  m.mass = mass.get();
+  kblam::evidence_blocks(m, rows.get(), chosen.get(), count, kernels, 3, parallel);
+  for (int64_t i = 0; i < count * kblam::SCORE_BLOCK; ++i) {
+    const int64_t pair = i / kblam::SCORE_BLOCK, token = chosen[pair] * kblam::SCORE_BLOCK + i % kblam::SCORE_BLOCK;
+    if (mass[i] != (token < m.M ? all[rows[pair] * m.M + token] : 0.f)) return false;
+  }
+  return true;
 }
 
 // The latent and evidence kernels over a grid: how many problems, how many of them wrong.

@@ -1,6 +1,5 @@
 // Attention to latents and its evidence, over a grid, against a plain double loop.
 #include "launch/latent.h"
-#include "launch/mass.h"
 #include "sanitize.h"
 
 namespace sanitize {
@@ -70,8 +69,7 @@ bool run(const Shape& s, Dtype dtype, Dtype storage, int options, const kblam::K
   m.knowledge_range = p.knowledge_range, m.range_rows = p.range_rows;
   m.scale = p.scale, m.bytes = p.bytes, m.mass = got.mass.get();
   kblam::evidence_mass(m, kernels, 3, parallel);
-  const auto level = exactly<float>(rows);
-  kblam::knowledge_lse(m, level.get(), kernels, 3, parallel);
+  const Levels levels = levels_of(m, kernels);
 
   // The whole attention in one call; that it is right is for other tests, here it must be finite.
   const Tensor r(dtype, s.B, s.Hq, s.N, s.D, s.gap, draw), weights(dtype, 1, s.Hq, s.D, s.P, 0, draw);
@@ -91,7 +89,7 @@ bool run(const Shape& s, Dtype dtype, Dtype storage, int options, const kblam::K
   }
   kblam::latent_attention(whole, r.strided(), head, projection, output.get(), kernels, 3, parallel);
 
-  double worst = 0;
+  double worst = blocks_are_alike(m, got.mass.get(), kernels) ? 0 : INFINITE;
   std::vector<double> mass(s.B * s.M, 0.);
   for (int64_t b = 0; b < s.B; ++b)
     for (int64_t h = 0; h < s.Hq; ++h)
@@ -113,9 +111,8 @@ bool run(const Shape& s, Dtype dtype, Dtype storage, int options, const kblam::K
           scores[s.T + t] = 0.125 * norm[t] * (key_scale[t] * dot + constant[row]);
           if (options & 1) scores[s.T + t] += bias[b * biases + (options & 64 ? 0 : t)];
         }
-        double top = -INFINITE, total = 0, share = 0, seen = 0;
-        for (int64_t t = 0; t < s.M; ++t) seen += std::exp(scores[s.T + t]);
-        keep_worst(worst, seen == 0 ? std::abs(std::exp(level[row])) : std::abs(level[row] - std::log(seen)));
+        double top = -INFINITE, total = 0, share = 0;
+        keep_worst(worst, levels.error(row, scores.data() + s.T, s.M));
         for (double x : scores) top = std::max(top, x);
         const bool sees = s.T == 0 ? top > -INFINITE : sees_prompt;
         if (!sees) {

@@ -42,7 +42,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Of each call of the C++ kernels, an entry."""
     calls: list[int] = []
     run = cpu.knowledge_lse
-    monkeypatch.setattr(cpu, "knowledge_lse", lambda call: calls.append(1) or run(call))
+    monkeypatch.setattr(cpu, "knowledge_lse", lambda call, **options: calls.append(1) or run(call, **options))
     return calls
 
 
