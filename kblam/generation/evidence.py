@@ -16,7 +16,7 @@ from kblam.knowledge import Triple
 from kblam.models import calls
 from kblam.models.judging import CANDIDATES, CANDIDATES_NAMED
 from kblam.models.resident import ResidentKnowledge
-from kblam_kernels import DenseKnowledge, evidence
+from kblam_kernels import DenseKnowledge, evidence, evidence_at, top_evidence
 
 _TINY = torch.finfo(torch.float32).tiny
 # Masses of an answer's tokens that are computed in one call: 64 MiB, whatever the size of the knowledge base.
@@ -91,6 +91,8 @@ class EvidenceRecorder:
         """In place of a call, for a pass whose `newest` last tokens are an answer that is decided already."""
         (batch, _, length, _), knowledge = attention["query"].shape, attention["knowledge"]
         at_once = max(1, MASSES_AT_ONCE // max(1, batch * knowledge.num_tokens))
+        if attention.get("block_max") is not None:
+            at_once = newest  # the masses of few tokens of the list are computed
         if isinstance(knowledge, DenseKnowledge) and not knowledge.is_shared:
             at_once = 1  # each row of the batch reads keys of its own
         for start in range(length - newest, length, at_once):
@@ -100,22 +102,26 @@ class EvidenceRecorder:
         """Keeps the top masses of each of these tokens, which are rows of one batch: all read the same keys."""
         query, lse = attention["query"][:, :, tokens], attention["lse"][:, :, tokens]
         batch, heads, count, _ = query.shape
-        mass = evidence(
-            query.transpose(1, 2).flatten(0, 1)[:, :, None],
-            attention["knowledge"],
-            lse.transpose(1, 2).flatten(0, 1)[:, :, None],
-            scale=attention["scale"],
-            knowledge_bias=_for_tokens(attention["bias"], batch, count),
-            knowledge_range=_for_tokens(attention["knowledge_range"], batch, count),
-            row_weight=torch.full((), 1 / heads, dtype=torch.float32, device=lse.device),
-            int8_products=attention["int8_products"],
-            backend=attention["backend"],
-        )
         named = None
         if self.named is not None and index is None:
             # `generate` makes several rows of each for beams.
             named = self.named.repeat_interleave(rows_of_each(self.named.shape[0], batch) * count, 0)
-        masses, places = strongest(mass, named)
+        scored = (_of_tokens(query), attention["knowledge"], _of_tokens(lse))
+        options: dict[str, Any] = {
+            "scale": attention["scale"],
+            "knowledge_bias": _for_tokens(attention["bias"], batch, count),
+            "knowledge_range": _for_tokens(attention["knowledge_range"], batch, count),
+            "row_weight": torch.full((), 1 / heads, dtype=torch.float32, device=lse.device),
+            "int8_products": attention["int8_products"],
+            "backend": attention["backend"],
+        }
+        block_max = attention.get("block_max")
+        if block_max is None:
+            masses, places = strongest(evidence(*scored, **options), named)
+        else:
+            masses, places = top_evidence(*scored, CANDIDATES, block_max=_of_tokens(block_max[:, :, tokens]), **options)
+            own = None if named is None else evidence_at(*scored, named.clamp(min=0), **options)
+            masses, places = with_named(masses, places, named, own)
         if index is not None:
             places = index.repeat_interleave(count, 0).gather(1, places)
         self.masses += masses.unflatten(0, (batch, count)).unbind(1)
@@ -186,6 +192,11 @@ def rows_of_each(questions: int, rows: int) -> int:
     return each
 
 
+def _of_tokens(of_rows: Tensor) -> Tensor:
+    """(B, Hq, N, ...) -> (B N, Hq, 1, ...): each token of a row as a row of its own."""
+    return of_rows.transpose(1, 2).flatten(0, 1)[:, :, None]
+
+
 def _for_tokens(given: Any, batch: int, count: int) -> Any:
     """A bias or ranges with a row for each of so many tokens of every batch row, where they had one for the row."""
     has_rows = isinstance(given, Tensor) and given.dim() == 2 and len(given) == batch
@@ -218,11 +229,16 @@ def strongest(mass: Tensor, named: Tensor | None) -> tuple[Tensor, Tensor]:
         named: int64 (B, S), as `EvidenceRecorder` has it; they come last, whatever they got.
     """
     best = mass.topk(min(CANDIDATES, mass.shape[-1]), dim=-1)
+    return with_named(best.values, best.indices, named, None if named is None else mass.gather(1, named.clamp(min=0)))
+
+
+def with_named(masses: Tensor, places: Tensor, named: Tensor | None, own: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As `strongest`, of the masses and places of the best (B, k) and the masses of the named ones (B, S)."""
     # exp(score - lse) of a score in the hundreds is a few 1e-5 off in float32; a share must not exceed 1.
-    masses, places = best.values.clamp(max=1), best.indices
-    if named is None:
+    masses = masses.clamp(max=1)
+    if named is None or own is None:
         return masses, places
-    own = mass.gather(1, named.clamp(min=0)).clamp(min=_TINY, max=1)
+    own = own.clamp(min=_TINY, max=1)
     own = own.masked_fill((named < 0) | (named[:, :, None] == places[:, None]).any(-1), 0)
     more = own.topk(min(CANDIDATES_NAMED, own.shape[1]), dim=-1)
     return torch.cat([masses, more.values], -1), torch.cat([places, named.gather(1, more.indices)], -1)

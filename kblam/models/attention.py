@@ -147,11 +147,12 @@ def attention_forward(
         "prompt_mask": attention_mask,
         "knowledge_range": knowledge_range,
     }
+    block_max = None
     if isinstance(r, QueryHead):
         output, lse, r = attend.of_hidden_states(query, key, value, *r, **options)
     elif newest is not None and can_be_alone(attend, r):
         # The pass ends below: nobody reads its output.
-        output, lse = query, lse_alone(attend, query, key, value, r, **options)
+        output, (lse, block_max) = query, lse_alone(attend, query, key, value, r, **options)
     else:
         output, lse = attend(query, key, value, r, **options)
     if layer_knowledge.observe is not None:
@@ -167,6 +168,7 @@ def attention_forward(
             int8_products=attend.int8_products,
             # Evidence has to be computed as the attention was.
             backend=attend.backend if planned is None else planned.backend,
+            **({} if block_max is None else {"block_max": block_max}),
         )
     return output.transpose(1, 2), None
 

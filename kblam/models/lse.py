@@ -1,4 +1,8 @@
-"""The lse of attention whose output nobody reads, as where a pass ends with what its evidence layer attends to."""
+"""The lse of attention whose output nobody reads, as where a pass ends with what its evidence layer attends to.
+
+Of a long list with the largest score of each block of its tokens, by which the triples with the most mass are found
+without another pass over it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,12 @@ from torch import Tensor
 
 from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention, knowledge_lse, rectangular_attention
 from kblam_kernels.common.dispatch import AUTO
+from kblam_kernels.evidence.call import BLOCK
+
+# Knowledge tokens from which it pays to look for the best in few blocks of them; below, a second pass takes no longer.
+IN_BLOCKS_FROM = 1 << 15
+# Memory for the largest scores of blocks, in numbers: 256 MiB. Rows that would take more do without them.
+MOST_MAXIMA = 1 << 26
 
 
 def can_be_alone(attend: RectangularAttention, knowledge_query: Any) -> bool:
@@ -35,19 +45,23 @@ def lse_alone(
     knowledge_bias: float | Tensor,
     prompt_mask: Tensor | None,
     knowledge_range: Tensor | None,
-) -> Tensor:
-    """The lse that `attend` would give for these arguments, float32 (B, Hq, N)."""
+) -> tuple[Tensor, Tensor | None]:
+    """The lse that `attend` would give for these arguments, float32 (B, Hq, N), and `knowledge_lse`'s block maxima."""
     nothing = DenseKnowledge.empty(query.shape[1], query.shape[3], dtype=query.dtype, device=query.device)
     _, of_prompt = rectangular_attention(
         query, key, value, nothing, scale=scale, window=window, prompt_mask=prompt_mask, return_lse=True
     )
-    of_knowledge = knowledge_lse(
-        knowledge_query,
-        attend.knowledge,
-        scale=scale,
-        knowledge_bias=knowledge_bias,
-        knowledge_range=knowledge_range,
-        int8_products=attend.int8_products,
-    )
+    options: dict[str, Any] = {
+        "scale": scale,
+        "knowledge_bias": knowledge_bias,
+        "knowledge_range": knowledge_range,
+        "int8_products": attend.int8_products,
+    }
+    block_max, tokens = None, attend.knowledge.num_tokens
+    if tokens >= IN_BLOCKS_FROM and of_prompt.numel() * (tokens // BLOCK) <= MOST_MAXIMA:
+        of_knowledge, block_max = knowledge_lse(knowledge_query, attend.knowledge, return_block_max=True, **options)
+    else:
+        of_knowledge = knowledge_lse(knowledge_query, attend.knowledge, **options)
     # A row that sees no prompt is padding, and sees no knowledge.
-    return torch.logaddexp(of_prompt, of_knowledge).masked_fill(of_prompt == -torch.inf, -torch.inf)
+    lse = torch.logaddexp(of_prompt, of_knowledge).masked_fill(of_prompt == -torch.inf, -torch.inf)
+    return lse, block_max

@@ -17,6 +17,7 @@ from kblam.generation.answer import Answer
 from kblam.generation.decision import Unknown
 from kblam.generation.options import Generating
 from kblam.generation.prompt import encode_question, left_padded
+from kblam_kernels import top_evidence
 from tests.generation.asking import FACTS, Asked, QuestionEncoder, asking, attached, byte_bpe, sentence_piece
 from tests.generation.test_pointer import CURRENCY, EURO, FOUNDER
 from tests.generation.tiny import EMBEDDING_DIM
@@ -53,6 +54,24 @@ def assert_alike(at_once: list[Answer], one_by_one: list[Answer]) -> None:
         assert quick.knowledge_mass == pytest.approx(slow.knowledge_mass, abs=1e-5)
         masses = [[item.mass for item in answer.evidence] for answer in (quick, slow)]
         assert masses[0] == pytest.approx(masses[1], abs=1e-5)
+
+
+def test_triples_found_in_blocks_of_a_list_are_the_same(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers, evidence and masses, bit for bit, and blocks were asked for, by prompts and by answers."""
+    session, asked_for = asked.session(), list[int]()
+    expected = session.ask_many(QUESTIONS)
+
+    def counted(*given: Any, **options: Any) -> Any:
+        asked_for.append(options["block_max"].shape[0])
+        return top_evidence(*given, **options)
+
+    monkeypatch.setattr("kblam.generation.evidence.top_evidence", counted)
+    monkeypatch.setattr("kblam.models.lse.IN_BLOCKS_FROM", 1)
+    found = session.ask_many(QUESTIONS)
+    assert_alike(found, expected)
+    assert [told(one) for one in found] == [told(one) for one in expected]
+    assert max(asked_for) > len(QUESTIONS), "the tokens of the answers"
+    assert len(asked_for) >= 2
 
 
 @torch.no_grad()

@@ -94,6 +94,43 @@ def test_tokens_that_are_read_together_have_what_each_has_alone(
         assert torch.equal(found, expected)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("layout", ["latent", "shared", "own"])
+@pytest.mark.parametrize("is_named", [True, False])
+def test_few_blocks_of_a_long_list_have_what_all_of_it_has(
+    is_named: bool, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a pass that ends at the evidence layer tells it: with the largest score of each block."""
+    torch.manual_seed(5)
+    B, H, N, M, D = 2, 4, 7, 6000, 8
+    query, bias = 6 * torch.randn(B, H, N, D), torch.randn(B, M)
+    knowledge: DenseKnowledge | LatentKnowledge
+    if layout == "latent":
+        weights, biases = torch.randn(2, H, D, 6), torch.randn(2, H, D)
+        projection = LatentProjection(weights[0], biases[0], weights[1], biases[1])
+        knowledge = LatentKnowledge(torch.randn(M, 6), torch.randn(M, 6), torch.rand(M), projection)
+    else:
+        rows = (B, H, M, D) if layout == "own" else (H, M, D)
+        knowledge = DenseKnowledge(torch.randn(rows), torch.randn(rows))
+    ranges = torch.tensor([[0, 5900], [40, M]], dtype=torch.int32)
+    options: dict[str, Any] = {"knowledge_range": ranges, "scale": D**-0.5}
+    lse, block_max = knowledge_lse(query, knowledge, knowledge_bias=bias, return_block_max=True, **options)
+    attention = {"knowledge": knowledge, "bias": bias, "index": None, "int8_products": False, "backend": "cpu"}
+    attention |= {"query": query, "lse": lse + 1, **options}
+    named = torch.tensor([[29, 5999, 3], [4999, 41, -1]]) if is_named else None
+    of_blocks, of_all = EvidenceRecorder(named), EvidenceRecorder(named)
+    of_all.every_token(newest=5, **attention)
+    monkeypatch.setattr("kblam.generation.evidence.evidence", None)  # nothing reads all of it
+    of_blocks.every_token(newest=5, block_max=block_max, **attention)
+    of_blocks(block_max=block_max, **attention)
+    of_all.masses.append(of_all.masses[-1]), of_all.places.append(of_all.places[-1])
+    assert len(of_blocks.masses) == len(of_blocks.places) == 6
+    for ours, theirs in zip(of_blocks.masses, of_all.masses, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)  # queries are absorbed in a batch, or alone
+    for found, expected, mass in zip(of_blocks.places, of_all.places, of_all.masses, strict=True):
+        assert torch.equal(found[mass > 0], expected[mass > 0])
+
+
 def test_what_a_pass_made_may_be_overwritten_by_the_next(world: World) -> None:
     """As a compiled step does it that is replayed: its results lie where the last one's lay."""
     recorder, own = EvidenceRecorder(), EvidenceRecorder()

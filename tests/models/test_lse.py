@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kblam.models.lse import can_be_alone, lse_alone
-from kblam_kernels import LatentKnowledge, RectangularAttention
+from kblam_kernels import LatentKnowledge, RectangularAttention, knowledge_lse
 from tests.kernels.problems import INF, make, make_latent
 
 PADDED = torch.arange(20) >= torch.tensor([[0], [7], [20]])
@@ -38,10 +38,29 @@ def test_it_is_the_lse_of_the_attention(maker: Any, name: str, N: int) -> None:
     }
     assert can_be_alone(attend, p.knowledge_query)
     _, expected = attend(p.query, p.key, p.value, p.knowledge_query, **given)
-    found = lse_alone(attend, p.query, p.key, p.value, p.knowledge_query, **given)
+    found, block_max = lse_alone(attend, p.query, p.key, p.value, p.knowledge_query, **given)
+    assert block_max is None, "of so short a list"
     torch.testing.assert_close(found, expected, rtol=2e-6, atol=2e-6)
     if name == "padding":
         assert (found[2] == -INF).all(), "no prompt is seen, so no knowledge"
+
+
+@torch.no_grad()
+def test_of_a_long_list_the_largest_scores_of_blocks_come_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kblam.models.lse.IN_BLOCKS_FROM", 60)
+    p = make_latent(3, 4, 2, 2, 20, 60, dtype=torch.float32, **OPTIONS["bias"])
+    given = {"scale": 0.3, "knowledge_bias": p.knowledge_bias, "knowledge_range": p.knowledge_range}
+    attend = RectangularAttention(p.knowledge)
+    lse, found = lse_alone(attend, p.query, p.key, p.value, p.knowledge_query, window=3, prompt_mask=None, **given)
+    expected, block_max = knowledge_lse(p.knowledge_query, p.knowledge, return_block_max=True, **given)
+    assert found is not None
+    assert torch.equal(found, block_max)
+    assert (lse > expected).all(), "the prompt's part is in it"
+    monkeypatch.setattr("kblam.models.lse.BLOCK", 1)
+    for most, is_there in ((3 * 4 * 2 * 60, True), (3 * 4 * 2 * 60 - 1, False)):
+        monkeypatch.setattr("kblam.models.lse.MOST_MAXIMA", most)
+        _, found = lse_alone(attend, p.query, p.key, p.value, p.knowledge_query, window=3, prompt_mask=None, **given)
+        assert (found is not None) == is_there, "more would take too much memory"
 
 
 @pytest.mark.parametrize("why", ["gradients", "a backend by name", "keys and values made of latents", "no query yet"])
