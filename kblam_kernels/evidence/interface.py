@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from kblam_kernels.common.checks import bias_rows
-from kblam_kernels.common.columns import of_tokens
+from kblam_kernels.common.columns import may_be_read, of_tokens
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.errors import expect, refuse, tensors, whole
 from kblam_kernels.evidence import blocks
@@ -172,14 +172,14 @@ def evidence_at(
         (B, S) in the dtype of lse.
 
     Raises:
-        UnsupportedInputError, BackendUnavailableError: as `evidence`; also for places of another shape, or that the
-            list does not have.
+        UnsupportedInputError, BackendUnavailableError: as `evidence`; also for places of another shape, and, where
+            reading them waits for no device, for one that the list does not have.
     """
     given, M = Given(knowledge_query, knowledge, lse, **options), knowledge.num_tokens
     tensors(places=places)
     shape = (len(lse), places.shape[-1] if places.dim() else 0)
     expect("places", places, "B, S", shape, lse.device, torch.int64)
-    if places.numel():
+    if places.numel() and may_be_read(places):
         least, most = (int(end) for end in places.aminmax())
         if least < 0 or most >= M:
             refuse(f"places must be in [0, M={M}); got {least if least < 0 else most}")
