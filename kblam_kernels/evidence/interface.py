@@ -124,8 +124,9 @@ def top_evidence(
         k: how many, at least 1.
         block_max: as `knowledge_lse` returned it for the same query, knowledge and options, or None. With it the C++
             kernels read only those blocks of tokens that may hold one of the k, which of a long list are few: no
-            further pass over it. It changes no result but the choice among equals; without gradients, and where
-            no `row_weight` is negative; else, and on other backends, it is not used.
+            further pass over it. It changes no result but the choice among equals, and among masses that rounding
+            has spoilt (the README of `evidence`). It is used without gradients and where no `row_weight` is negative;
+            else, and on other backends, it is not.
         options: `scale`, `knowledge_bias`, `knowledge_range`, `row_weight`, `int8_products` and `backend`, as
             `evidence` takes them.
 
