@@ -91,8 +91,6 @@ class EvidenceRecorder:
         """In place of a call, for a pass whose `newest` last tokens are an answer that is decided already."""
         (batch, _, length, _), knowledge = attention["query"].shape, attention["knowledge"]
         at_once = max(1, MASSES_AT_ONCE // max(1, batch * knowledge.num_tokens))
-        if attention.get("block_max") is not None:
-            at_once = newest  # the masses of few tokens of the list are computed
         if isinstance(knowledge, DenseKnowledge) and not knowledge.is_shared:
             at_once = 1  # each row of the batch reads keys of its own
         for start in range(length - newest, length, at_once):

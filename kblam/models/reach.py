@@ -36,7 +36,8 @@ def read_to_evidence(
 
     Args:
         attachment: with knowledge in force.
-        observer: as `Attachment.observing` takes it.
+        observer: as `Attachment.observing` takes it; with `newest`, of a long list it may get `block_max` too, as
+            `knowledge_lse` returns it.
         input_ids, position_ids: int64 (B, N).
         attention_mask: int64 (B, T), of what the cache holds and of these tokens.
         cache: takes the keys and values of the layers that are computed.

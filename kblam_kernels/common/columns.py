@@ -118,8 +118,13 @@ def mix_prompt(weights: Tensor, value: Tensor, visible: Tensor) -> Tensor:
 
 
 def may_be_read(tensor: Tensor) -> bool:
-    """Whether looking at numbers waits for nothing, and has a derivative."""
-    return tensor.device.type == "cpu" and not is_transformed()
+    """Whether looking at numbers waits for nothing, has a derivative, and finds some: traces and fakes have none."""
+    return (
+        tensor.device.type == "cpu"
+        and not is_transformed()
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
 
 
 def mix_knowledge(weights: Tensor, values: Tensor, inside: Tensor | None) -> Tensor:

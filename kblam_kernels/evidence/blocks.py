@@ -26,7 +26,7 @@ SLACK, RELATIVE = 0.03, 2.0**-20
 
 
 def bounds(call: EvidenceCall, block_max: Tensor) -> Tensor:
-    """What no token's mass exceeds, of each block, (B, blocks); 0 of one that nobody sees, NaN of one that has NaN."""
+    """What no token's mass exceeds, of each block, (B, blocks); 0 of one that nobody sees. NaN says nothing."""
     lse, weight = weighed(call)
     # Of -inf it would be inf, and their sum NaN.
     slack = (SLACK + RELATIVE * block_max.abs()).nan_to_num(posinf=0.0)
@@ -38,11 +38,11 @@ def top(call: EvidenceCall, k: int, block_max: Tensor) -> tuple[Tensor, Tensor]:
     bound, B = bounds(call, block_max), len(block_max)
     first = min(bound.shape[1], FIRST * k)
     blocks = bound.topk(first, -1).indices  # NaN comes first
-    rows = torch.arange(B).repeat_interleave(first)
+    rows = torch.arange(B, device=bound.device).repeat_interleave(first)
     mass, place = (part.view(B, first * BLOCK) for part in _of(call, rows, blocks.flatten()))
     best, at = mass.topk(k, -1)
     best_place = place.gather(1, at)
-    left = bound >= best[:, -1:]
+    left = ~(bound < best[:, -1:])  # NaN too: of an lse that is, all bounds are, and masses outside a range are 0
     left.scatter_(1, blocks, False)
     if left.sum() > FEW * left.numel():
         return torch.topk(cpu.forward(call)[0], k, -1)
@@ -61,12 +61,12 @@ def top(call: EvidenceCall, k: int, block_max: Tensor) -> tuple[Tensor, Tensor]:
 def at(call: EvidenceCall, places: Tensor) -> Tensor:
     """The masses of chosen tokens, (B, S) as `places`, of a call that the C++ kernels can serve."""
     blocks = num_blocks(call.num_tokens)
-    of = torch.arange(len(places))[:, None] * blocks + places // BLOCK
+    of = torch.arange(len(places), device=places.device)[:, None] * blocks + places // BLOCK
     chosen, line = of.unique(return_inverse=True)
     return cpu.of_blocks(call, chosen // blocks, chosen % blocks)[line, places % BLOCK]
 
 
 def _of(call: EvidenceCall, rows: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Masses of the tokens of blocks, and which they are, (n, BLOCK) each; past the last token -1, which none has."""
-    place = blocks[:, None] * BLOCK + torch.arange(BLOCK)
+    place = blocks[:, None] * BLOCK + torch.arange(BLOCK, device=blocks.device)
     return cpu.of_blocks(call, rows, blocks).masked_fill_(place >= call.num_tokens, -1.0), place

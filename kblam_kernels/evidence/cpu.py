@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kblam_kernels.common import native
+from kblam_kernels.common import memory, native
 from kblam_kernels.evidence.call import EvidenceCall, num_blocks
 
 
@@ -34,9 +34,9 @@ def of_blocks(call: EvidenceCall, rows: Tensor, blocks: Tensor) -> Tensor:
 
 def knowledge_lse(call: EvidenceCall, *, with_block_max: bool = False) -> tuple[Tensor, Tensor | None]:
     """As `reference.knowledge_lse` and `block_max`, in float32, with the same promise about bits; no gradient."""
-    shape = call.rows.shape[:3]
-    lse = torch.empty(shape, dtype=torch.float32)
-    block_max = torch.empty(*shape, num_blocks(call.num_tokens), dtype=torch.float32) if with_block_max else None
+    shape, blocks = call.rows.shape[:3], num_blocks(call.num_tokens)
+    lse = memory.empty(call.rows, *shape, dtype=torch.float32)
+    block_max = memory.empty(call.rows, *shape, blocks, dtype=torch.float32) if with_block_max else None
     torch.ops.kblam_kernels.knowledge_lse_cpu(
         *_scored(call), lse, block_max, call.scale, call.int8_products, native.wanted_instruction_set()
     )

@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from kblam_kernels.common.checks import bias_rows
-from kblam_kernels.common.columns import of_tokens
+from kblam_kernels.common.columns import may_be_read, of_tokens
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.errors import expect, refuse, tensors, whole
 from kblam_kernels.evidence import blocks
@@ -124,8 +124,9 @@ def top_evidence(
         k: how many, at least 1.
         block_max: as `knowledge_lse` returned it for the same query, knowledge and options, or None. With it the C++
             kernels read only those blocks of tokens that may hold one of the k, which of a long list are few: no
-            further pass over it. It changes no result but the choice among equals; without gradients, and where
-            no `row_weight` is negative; else, and on other backends, it is not used.
+            further pass over it. It changes no result but the choice among equals, and among masses that rounding
+            has spoilt (the README of `evidence`). It is used without gradients and where no `row_weight` is negative;
+            else, and on other backends, it is not.
         options: `scale`, `knowledge_bias`, `knowledge_range`, `row_weight`, `int8_products` and `backend`, as
             `evidence` takes them.
 
@@ -172,14 +173,14 @@ def evidence_at(
         (B, S) in the dtype of lse.
 
     Raises:
-        UnsupportedInputError, BackendUnavailableError: as `evidence`; also for places of another shape, or that the
-            list does not have.
+        UnsupportedInputError, BackendUnavailableError: as `evidence`; also for places of another shape, and, where
+            reading them waits for no device, for one that the list does not have.
     """
     given, M = Given(knowledge_query, knowledge, lse, **options), knowledge.num_tokens
     tensors(places=places)
     shape = (len(lse), places.shape[-1] if places.dim() else 0)
     expect("places", places, "B, S", shape, lse.device, torch.int64)
-    if places.numel():
+    if places.numel() and may_be_read(places):
         least, most = (int(end) for end in places.aminmax())
         if least < 0 or most >= M:
             refuse(f"places must be in [0, M={M}); got {least if least < 0 else most}")

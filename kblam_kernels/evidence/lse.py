@@ -56,7 +56,8 @@ def knowledge_lse(
     Args:
         int8_products: as the attention is given; only the C++ kernels multiply int8 latents so.
         return_block_max: return the largest score of each block of 128 tokens too, (B, Hq, N, ceil(M / 128)) in the
-            same dtype, -inf of a block that a row does not see; it has no gradient. For `top_evidence`.
+            same dtype, -inf of a block that a row does not see, NaN or inf where a score is; it has no gradient. For
+            `top_evidence`.
         options: `scale`, `knowledge_bias` and `knowledge_range`, as `rectangular_attention` takes them.
 
     Raises:

@@ -84,5 +84,5 @@ def block_max(call: EvidenceCall) -> Tensor:
     found = torch.full(shape, float("-inf"), dtype=accumulation_dtype(call.rows), device=call.rows.device)
     for cols, scores in _scores(call):
         block = torch.arange(cols.start, cols.stop, device=scores.device) // BLOCK
-        found.scatter_reduce_(-1, block.expand_as(scores), scores.detach(), "amax")
+        found = found.scatter_reduce(-1, block.expand_as(scores), scores.detach(), "amax")  # in place no vmap has it
     return found

@@ -112,7 +112,7 @@ def select(knowledge: Knowledge, index: Tensor) -> DenseKnowledge:
     rows, M = knowledge.key.shape[0], knowledge.num_tokens
     if knowledge.key.dim() == 4 and rows not in (1, len(index)):
         refuse(f"index must have a row for each of {rows} rows of knowledge; got {tuple(index.shape)}")
-    if may_be_read(index) and not torch.compiler.is_compiling():
+    if may_be_read(index):
         strange = index[(index < 0) | (index >= M)]
         if len(strange) > 0:
             refuse(f"index must be in [0, M={M}); got {strange[0].item()}")

@@ -13,6 +13,7 @@ from kblam.generation.evidence import EvidenceRecorder, strongest
 from kblam.models.copies import resident_for
 from kblam.models.judging import CANDIDATES
 from kblam_kernels import DenseKnowledge, LatentKnowledge, LatentProjection, knowledge_lse
+from kblam_kernels.evidence import cpu
 from kblam_kernels.evidence.op import evidence_mass
 from tests.generation.conftest import World
 from tests.generation.tiny import FACTS, make_prefer, make_uniform, tiny_adapter
@@ -129,6 +130,25 @@ def test_few_blocks_of_a_long_list_have_what_all_of_it_has(
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)  # queries are absorbed in a batch, or alone
     for found, expected, mass in zip(of_blocks.places, of_all.places, of_all.masses, strict=True):
         assert torch.equal(found[mass > 0], expected[mass > 0])
+
+
+@torch.no_grad()
+def test_masses_of_few_tokens_are_made_at_a_time_also_with_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention that is spread evenly needs the masses of all triples, of all tokens that are asked for at once."""
+    query, key = torch.randn(2, 4, 7, 8) * 0.01, torch.randn(4, 6000, 8)
+    knowledge = DenseKnowledge(key, key)
+    lse, block_max = knowledge_lse(query, knowledge, return_block_max=True)
+    attention: dict[str, Any] = {"knowledge": knowledge, "bias": 0.0, "knowledge_range": None, "index": None}
+    attention |= {"query": query, "lse": lse, "block_max": block_max, "scale": 8**-0.5}
+    attention |= {"int8_products": False, "backend": "cpu"}
+    made: list[int] = []
+    forward = cpu.forward
+    monkeypatch.setattr(cpu, "forward", lambda call: made.append(len(call.lse) * call.num_tokens) or forward(call))
+    monkeypatch.setattr("kblam.generation.evidence.MASSES_AT_ONCE", 50_000)
+    recorder = EvidenceRecorder()
+    recorder.every_token(newest=7, **attention)
+    assert made == [8 * 6000, 6 * 6000], "four tokens of two rows, then three"
+    assert len(recorder.masses) == 7
 
 
 def test_what_a_pass_made_may_be_overwritten_by_the_next(world: World) -> None:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kblam_kernels import DenseKnowledge, UnsupportedInputError, evidence, evidence_at, knowledge_lse, top_evidence
 from kblam_kernels.evidence import cpu
@@ -223,6 +224,72 @@ def test_nan_shows(read: list[int]) -> None:
     mass, _ = top_evidence(p.knowledge_query, p.knowledge, lse, 16, block_max=block_max, **options_of(p))
     assert mass[1].isnan().all(), "as of one pass: the row's lse is NaN"
     assert mass[0].isfinite().all()
+
+
+@pytest.mark.parametrize("k", [1, 5, 16])
+def test_an_lse_of_nan_shows(k: int) -> None:
+    """Also where most blocks are outside the row's range, and so many are read first that the others look enough."""
+    p = peaked(make(2, 4, 2, 1, 4, M, 24, dtype=torch.float32, knowledge_range=torch.tensor([[300, 400], [0, M]])))
+    lse, block_max = levels(p)
+    lse[0, 1] = float("nan")
+    given = (p.knowledge_query, p.knowledge, lse, k)
+    mass, index = top_evidence(*given, block_max=block_max, **options_of(p))
+    expected, _ = top_evidence(*given, **options_of(p))
+    assert mass[0].isnan().all()
+    assert torch.equal(mass[1], expected[1])
+    assert ((index[0] >= 300) & (index[0] < 400)).all()
+
+
+def test_the_default_device_of_torch_does_not_matter() -> None:
+    p = peaked(make(2, 4, 2, 1, 4, M, 24, dtype=torch.float32))
+    lse, block_max = levels(p)
+    given, places = (p.knowledge_query, p.knowledge, lse), torch.tensor([[7, 3000], [0, M - 1]])
+    expected = (*levels(p), *top_evidence(*given, 5, block_max=block_max), evidence_at(*given, places))
+    with torch.device("meta"):  # in place of a GPU that these are not on
+        found = (*levels(p), *top_evidence(*given, 5, block_max=block_max), evidence_at(*given, places))
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("of", ["queries", "keys"])
+def test_maxima_in_a_transform(of: str) -> None:
+    p = make(2, 4, 2, 3, 5, 300, 16, dtype=torch.float64)
+    key = p.knowledge_key
+    many = torch.stack([p.knowledge_query, p.knowledge_query.flip(1)] if of == "queries" else [key, key.flip(1)])
+
+    def maxima(one: Tensor) -> Tensor:
+        query, keys = (one, key) if of == "queries" else (p.knowledge_query, one)
+        return knowledge_lse(query, DenseKnowledge(keys, keys), return_block_max=True)[1]
+
+    torch.testing.assert_close(torch.func.vmap(maxima)(many), torch.stack([maxima(one) for one in many]))
+
+
+@pytest.mark.parametrize("how", ["compiled", "exported", "fakes", "meta", "vmap"])
+def test_masses_of_chosen_tokens_where_nothing_can_be_looked_at(how: str) -> None:
+    p = make(2, 4, 2, 1, 4, 300, 16, dtype=torch.float32)
+    lse, key, places = levels(p)[0], p.knowledge_key, torch.tensor([[7, 299], [0, 7]])
+
+    def at(query: Tensor, key: Tensor, lse: Tensor, places: Tensor) -> Tensor:
+        return evidence_at(query, DenseKnowledge(key, key), lse, places)
+
+    class Model(torch.nn.Module):
+        def forward(self, *given: Tensor) -> Tensor:
+            return at(*given)
+
+    given = (p.knowledge_query, key, lse, places)
+    expected = at(*given)
+    if how == "fakes":
+        with FakeTensorMode() as fakes:
+            assert at(*map(fakes.from_tensor, given)).shape == (2, 2)
+    elif how == "meta":
+        assert at(*(tensor.to("meta") for tensor in given)).shape == (2, 2)
+    elif how == "vmap":
+        found = torch.func.vmap(at, (None, None, None, 0))(*given[:3], torch.stack([places, places.flip(1)]))
+        torch.testing.assert_close(found, torch.stack([expected, expected.flip(1)]))
+    elif how == "exported":
+        torch.testing.assert_close(torch.export.export(Model(), given).module()(*given), expected)
+    else:
+        torch._dynamo.reset()
+        torch.testing.assert_close(torch.compile(at, backend="aot_eager", fullgraph=True)(*given), expected)
 
 
 def test_rows_that_are_left_out_bound_nothing() -> None:
