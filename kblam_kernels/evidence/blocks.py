@@ -18,7 +18,7 @@ from kblam_kernels.evidence.reference import shares, weighed
 # Blocks of a row that are read before there is anything to compare bounds with, for each of the k: with fewer the k-th
 # best of them may be far below the k-th best of all, and thousands are left.
 FIRST = 2
-# Where more than this share of the blocks is left, one pass over the whole list takes less time.
+# Where more than this share of the blocks is to be read, one pass over the whole list takes less time.
 FEW = 1 / 4
 # A score of the lse and one of a mass are added up in two orders. A bound is for scores that are larger by so much, and
 # by this share of themselves.
@@ -35,8 +35,10 @@ def bounds(call: EvidenceCall, block_max: Tensor) -> Tensor:
 
 def top(call: EvidenceCall, k: int, block_max: Tensor) -> tuple[Tensor, Tensor]:
     """As `top_evidence`, of a call that the C++ kernels can serve, with weights that are not negative; k <= M."""
-    bound, B = bounds(call, block_max), len(block_max)
-    first = min(bound.shape[1], FIRST * k)
+    B, first = len(block_max), min(FIRST * k, block_max.shape[-1])
+    if first > FEW * block_max.shape[-1]:
+        return _of_all(call, k)
+    bound = bounds(call, block_max)
     blocks = bound.topk(first, -1).indices  # NaN comes first
     rows = torch.arange(B, device=bound.device).repeat_interleave(first)
     mass, place = (part.view(B, first * BLOCK) for part in _of(call, rows, blocks.flatten()))
@@ -45,7 +47,7 @@ def top(call: EvidenceCall, k: int, block_max: Tensor) -> tuple[Tensor, Tensor]:
     left = ~(bound < best[:, -1:])  # NaN too: of an lse that is, all bounds are, and masses outside a range are 0
     left.scatter_(1, blocks, False)
     if left.sum() > FEW * left.numel():
-        return torch.topk(cpu.forward(call)[0], k, -1)
+        return _of_all(call, k)
     rows, more = left.nonzero(as_tuple=True)
     if len(rows):
         counts = left.sum(1).tolist()
@@ -56,6 +58,11 @@ def top(call: EvidenceCall, k: int, block_max: Tensor) -> tuple[Tensor, Tensor]:
                 best[row], at = mass.topk(k)
                 best_place[row] = place[at]
     return best, best_place
+
+
+def _of_all(call: EvidenceCall, k: int) -> tuple[Tensor, Tensor]:
+    mass, place = cpu.forward(call)[0].topk(k, -1)
+    return mass, place
 
 
 def at(call: EvidenceCall, places: Tensor) -> Tensor:

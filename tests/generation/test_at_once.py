@@ -18,6 +18,7 @@ from kblam.generation.decision import Unknown
 from kblam.generation.options import Generating
 from kblam.generation.prompt import encode_question, left_padded
 from kblam_kernels import top_evidence
+from kblam_kernels.evidence import blocks
 from tests.generation.asking import FACTS, Asked, QuestionEncoder, asking, attached, byte_bpe, sentence_piece
 from tests.generation.test_pointer import CURRENCY, EURO, FOUNDER
 from tests.generation.tiny import EMBEDDING_DIM
@@ -67,6 +68,7 @@ def test_triples_found_in_blocks_of_a_list_are_the_same(asked: Asked, monkeypatc
 
     monkeypatch.setattr("kblam.generation.evidence.top_evidence", counted)
     monkeypatch.setattr("kblam.models.lse.IN_BLOCKS_FROM", 1)
+    monkeypatch.setattr(blocks, "FEW", 2.0)  # of so few blocks all are read
     found = session.ask_many(QUESTIONS)
     assert_alike(found, expected)
     assert [told(one) for one in found] == [told(one) for one in expected]

@@ -13,7 +13,7 @@ from kblam.generation.evidence import EvidenceRecorder, strongest
 from kblam.models.copies import resident_for
 from kblam.models.judging import CANDIDATES
 from kblam_kernels import DenseKnowledge, LatentKnowledge, LatentProjection, knowledge_lse
-from kblam_kernels.evidence import cpu
+from kblam_kernels.evidence import blocks, cpu
 from kblam_kernels.evidence.op import evidence_mass
 from tests.generation.conftest import World
 from tests.generation.tiny import FACTS, make_prefer, make_uniform, tiny_adapter
@@ -121,7 +121,8 @@ def test_few_blocks_of_a_long_list_have_what_all_of_it_has(
     named = torch.tensor([[29, 5999, 3], [4999, 41, -1]]) if is_named else None
     of_blocks, of_all = EvidenceRecorder(named), EvidenceRecorder(named)
     of_all.every_token(newest=5, **attention)
-    monkeypatch.setattr("kblam.generation.evidence.evidence", None)  # nothing reads all of it
+    monkeypatch.setattr(cpu, "forward", None)  # nothing reads all of it
+    monkeypatch.setattr(blocks, "FEW", 2.0)  # of so few blocks most are read
     of_blocks.every_token(newest=5, block_max=block_max, **attention)
     of_blocks(block_max=block_max, **attention)
     of_all.masses.append(of_all.masses[-1]), of_all.places.append(of_all.places[-1])
