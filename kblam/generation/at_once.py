@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from kblam.generation.options import Generating
 from kblam.generation.pointer import Pointer
 from kblam.generation.prompt import left_padded
+from kblam.models.lse import tokens_at_once
 from kblam.models.reach import read_to_evidence
 from kblam.models.resident import ResidentKnowledge
 
@@ -57,22 +58,26 @@ def write_at_once(
             answers = torch.full((len(said), length), how.pad, device="cpu")
             for line, tokens in enumerate(said):
                 answers[line, : len(tokens) - 1] = torch.tensor(tokens[:-1], device="cpu")
-            _read_answers(pointer, ids, mask, answers.to(ids.device), cache)
+            _read_answers(pointer, resident, ids, mask, answers.to(ids.device), cache)
     return said
 
 
-def _read_answers(pointer: Pointer, ids: Tensor, mask: Tensor, answers: Tensor, cache: DynamicCache) -> None:
+def _read_answers(
+    pointer: Pointer, resident: ResidentKnowledge, ids: Tensor, mask: Tensor, answers: Tensor, cache: DynamicCache
+) -> None:
     """Shows the recorder every token of the answers, which follow prompts that were read into the cache."""
     attachment = pointer.attachment
     texts, mask = torch.cat([ids, answers], -1), torch.cat([mask, torch.ones_like(answers)], -1)
     places = (mask.cumsum(-1) - 1).clamp(min=0)
     # The best few triples (`top_k`) are those of a pass, so that each token has one of its own, as in a `generate`.
-    newest = answers.shape[1] if attachment.config.top_k is None else 1
-    observer = functools.partial(pointer.recorder.every_token, newest=newest)
-    for end in range(ids.shape[1] + newest, texts.shape[1] + 1, newest):
+    most = tokens_at_once(resident.layer(attachment.config.evidence_layer), len(ids))
+    most = 1 if attachment.config.top_k is not None else most or answers.shape[1]
+    for start in range(ids.shape[1], texts.shape[1], most):
+        end = min(start + most, texts.shape[1])
         # In training with activation checkpointing a model drops the cache it is given, and has to read all again.
         new = slice(cache.get_seq_length(), end)
-        read_to_evidence(attachment, observer, texts[:, new], mask[:, :end], places[:, new], cache, newest=newest)
+        observer = functools.partial(pointer.recorder.every_token, newest=end - start)
+        read_to_evidence(attachment, observer, texts[:, new], mask[:, :end], places[:, new], cache, newest=end - start)
 
 
 def _until_end(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:

@@ -13,12 +13,20 @@ from torch import Tensor
 
 from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention, knowledge_lse, rectangular_attention
 from kblam_kernels.common.dispatch import AUTO
-from kblam_kernels.evidence.call import BLOCK
+from kblam_kernels.evidence.call import num_blocks
+from kblam_kernels.knowledge import Knowledge
 
 # Knowledge tokens from which it pays to look for the best in few blocks of them; below, a second pass takes no longer.
 IN_BLOCKS_FROM = 1 << 15
 # Memory for the largest scores of blocks, in numbers: 256 MiB. Rows that would take more do without them.
 MOST_MAXIMA = 1 << 26
+
+
+def tokens_at_once(knowledge: Knowledge, batch: int) -> int | None:
+    """New tokens of each batch row whose block maxima there is memory for; None for any number."""
+    if knowledge.num_tokens < IN_BLOCKS_FROM or knowledge.key.device.type != "cpu":
+        return None
+    return max(1, MOST_MAXIMA // (batch * knowledge.num_heads * num_blocks(knowledge.num_tokens)))
 
 
 def can_be_alone(attend: RectangularAttention, knowledge_query: Any) -> bool:
@@ -58,7 +66,7 @@ def lse_alone(
         "int8_products": attend.int8_products,
     }
     block_max, tokens = None, attend.knowledge.num_tokens
-    if tokens >= IN_BLOCKS_FROM and of_prompt.numel() * (tokens // BLOCK) <= MOST_MAXIMA:
+    if tokens >= IN_BLOCKS_FROM and of_prompt.numel() * num_blocks(tokens) <= MOST_MAXIMA:
         of_knowledge, block_max = knowledge_lse(knowledge_query, attend.knowledge, return_block_max=True, **options)
     else:
         of_knowledge = knowledge_lse(knowledge_query, attend.knowledge, **options)

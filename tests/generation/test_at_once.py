@@ -57,8 +57,11 @@ def assert_alike(at_once: list[Answer], one_by_one: list[Answer]) -> None:
         assert masses[0] == pytest.approx(masses[1], abs=1e-5)
 
 
-def test_triples_found_in_blocks_of_a_list_are_the_same(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers, evidence and masses, bit for bit, and blocks were asked for, by prompts and by answers."""
+@pytest.mark.parametrize("tokens", [None, 4])
+def test_triples_found_in_blocks_of_a_list_are_the_same(
+    asked: Asked, tokens: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers, evidence and masses, and blocks were asked for, by prompts and by answers, some tokens at a time."""
     session, asked_for = asked.session(), list[int]()
     expected = session.ask_many(QUESTIONS)
 
@@ -69,11 +72,16 @@ def test_triples_found_in_blocks_of_a_list_are_the_same(asked: Asked, monkeypatc
     monkeypatch.setattr("kblam.generation.evidence.top_evidence", counted)
     monkeypatch.setattr("kblam.models.lse.IN_BLOCKS_FROM", 1)
     monkeypatch.setattr(blocks, "FEW", 2.0)  # of so few blocks all are read
+    if tokens is not None:
+        heads = asked.model.config.num_attention_heads
+        monkeypatch.setattr("kblam.models.lse.MOST_MAXIMA", len(QUESTIONS) * heads * tokens)
     found = session.ask_many(QUESTIONS)
     assert_alike(found, expected)
     assert [told(one) for one in found] == [told(one) for one in expected]
     assert max(asked_for) > len(QUESTIONS), "the tokens of the answers"
-    assert len(asked_for) >= 2
+    if tokens is not None:
+        assert max(asked_for) == len(QUESTIONS) * tokens
+    assert len(asked_for) >= (2 if tokens is None else 5)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kblam.models.lse import can_be_alone, lse_alone
+from kblam.models.lse import can_be_alone, lse_alone, tokens_at_once
 from kblam_kernels import LatentKnowledge, RectangularAttention, knowledge_lse
 from tests.kernels.problems import INF, make, make_latent
 
@@ -56,11 +56,16 @@ def test_of_a_long_list_the_largest_scores_of_blocks_come_with_it(monkeypatch: p
     assert found is not None
     assert torch.equal(found, block_max)
     assert (lse > expected).all(), "the prompt's part is in it"
-    monkeypatch.setattr("kblam.models.lse.BLOCK", 1)
+    monkeypatch.setattr("kblam.models.lse.num_blocks", lambda tokens: tokens)
     for most, is_there in ((3 * 4 * 2 * 60, True), (3 * 4 * 2 * 60 - 1, False)):
         monkeypatch.setattr("kblam.models.lse.MOST_MAXIMA", most)
         _, found = lse_alone(attend, p.query, p.key, p.value, p.knowledge_query, window=3, prompt_mask=None, **given)
         assert (found is not None) == is_there, "more would take too much memory"
+        assert tokens_at_once(p.knowledge, 3) == (2 if is_there else 1)
+    monkeypatch.setattr("kblam.models.lse.MOST_MAXIMA", 1)
+    assert tokens_at_once(p.knowledge, 3) == 1
+    monkeypatch.setattr("kblam.models.lse.IN_BLOCKS_FROM", 61)
+    assert tokens_at_once(p.knowledge, 3) is None
 
 
 @pytest.mark.parametrize("why", ["gradients", "a backend by name", "keys and values made of latents", "no query yet"])
