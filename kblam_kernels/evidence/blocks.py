@@ -8,10 +8,11 @@ do. Masses are those of `evidence`, bit for bit, and so is the choice, but among
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
-from kblam_kernels.evidence import cpu
 from kblam_kernels.evidence.call import BLOCK, EvidenceCall, num_blocks
 from kblam_kernels.evidence.reference import shares, weighed
 
@@ -61,7 +62,7 @@ def top(call: EvidenceCall, k: int, block_max: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_all(call: EvidenceCall, k: int) -> tuple[Tensor, Tensor]:
-    mass, place = cpu.forward(call)[0].topk(k, -1)
+    mass, place = _kernels().forward(call)[0].topk(k, -1)
     return mass, place
 
 
@@ -70,10 +71,17 @@ def at(call: EvidenceCall, places: Tensor) -> Tensor:
     blocks = num_blocks(call.num_tokens)
     of = torch.arange(len(places), device=places.device)[:, None] * blocks + places // BLOCK
     chosen, line = of.unique(return_inverse=True)
-    return cpu.of_blocks(call, chosen // blocks, chosen % blocks)[line, places % BLOCK]
+    return _kernels().of_blocks(call, chosen // blocks, chosen % blocks)[line, places % BLOCK]
 
 
 def _of(call: EvidenceCall, rows: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Masses of the tokens of blocks, and which they are, (n, BLOCK) each; past the last token -1, which none has."""
     place = blocks[:, None] * BLOCK + torch.arange(BLOCK, device=blocks.device)
-    return cpu.of_blocks(call, rows, blocks).masked_fill_(place >= call.num_tokens, -1.0), place
+    return _kernels().of_blocks(call, rows, blocks).masked_fill_(place >= call.num_tokens, -1.0), place
+
+
+def _kernels() -> ModuleType:
+    """The C++ kernels; imported late, since with them comes Dynamo."""
+    from kblam_kernels.evidence import cpu
+
+    return cpu
