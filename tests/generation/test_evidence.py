@@ -61,6 +61,15 @@ def test_names_of_other_questions_than_rows_are_refused(world: World, questions:
         world.model(torch.arange(4).expand(rows, -1))
 
 
+def random_knowledge(layout: str, B: int, H: int, M: int, D: int) -> DenseKnowledge | LatentKnowledge:
+    if layout == "latent":
+        weights, biases = torch.randn(2, H, D, 6), torch.randn(2, H, D)
+        projection = LatentProjection(weights[0], biases[0], weights[1], biases[1])
+        return LatentKnowledge(torch.randn(M, 6), torch.randn(M, 6), torch.rand(M), projection)
+    rows = (B, H, M, D) if layout == "own" else (H, M, D)
+    return DenseKnowledge(torch.randn(rows), torch.randn(rows))
+
+
 @pytest.mark.parametrize("layout", ["latent", "shared", "own"])
 @pytest.mark.parametrize("at_once", [1, 2 * 2 * 50, 1 << 24])
 def test_tokens_that_are_read_together_have_what_each_has_alone(
@@ -71,14 +80,7 @@ def test_tokens_that_are_read_together_have_what_each_has_alone(
     torch.manual_seed(3)
     B, H, N, M, D = 2, 4, 7, 50, 8
     query, bias = torch.randn(B, H, N, D), torch.randn(B, M)
-    knowledge: DenseKnowledge | LatentKnowledge
-    if layout == "latent":
-        weights, biases = torch.randn(2, H, D, 6), torch.randn(2, H, D)
-        projection = LatentProjection(weights[0], biases[0], weights[1], biases[1])
-        knowledge = LatentKnowledge(torch.randn(M, 6), torch.randn(M, 6), torch.rand(M), projection)
-    else:
-        rows = (B, H, M, D) if layout == "own" else (H, M, D)
-        knowledge = DenseKnowledge(torch.randn(rows), torch.randn(rows))
+    knowledge = random_knowledge(layout, B, H, M, D)
     ranges = torch.tensor([[0, 30], [5, 50]], dtype=torch.int32)
     lse = knowledge_lse(query, knowledge, knowledge_bias=bias, knowledge_range=ranges) + 1
     attention = {"knowledge": knowledge, "bias": bias, "knowledge_range": ranges, "scale": D**-0.5, "index": None}
@@ -105,14 +107,7 @@ def test_few_blocks_of_a_long_list_have_what_all_of_it_has(
     torch.manual_seed(5)
     B, H, N, M, D = 2, 4, 7, 6000, 8
     query, bias = 6 * torch.randn(B, H, N, D), torch.randn(B, M)
-    knowledge: DenseKnowledge | LatentKnowledge
-    if layout == "latent":
-        weights, biases = torch.randn(2, H, D, 6), torch.randn(2, H, D)
-        projection = LatentProjection(weights[0], biases[0], weights[1], biases[1])
-        knowledge = LatentKnowledge(torch.randn(M, 6), torch.randn(M, 6), torch.rand(M), projection)
-    else:
-        rows = (B, H, M, D) if layout == "own" else (H, M, D)
-        knowledge = DenseKnowledge(torch.randn(rows), torch.randn(rows))
+    knowledge = random_knowledge(layout, B, H, M, D)
     ranges = torch.tensor([[0, 5900], [40, M]], dtype=torch.int32)
     options: dict[str, Any] = {"knowledge_range": ranges, "scale": D**-0.5}
     lse, block_max = knowledge_lse(query, knowledge, knowledge_bias=bias, return_block_max=True, **options)
