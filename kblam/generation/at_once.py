@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import DynamicCache
 
 from kblam.generation.options import Generating
@@ -20,6 +21,9 @@ from kblam.generation.prompt import left_padded
 from kblam.models.lse import tokens_at_once
 from kblam.models.reach import read_to_evidence
 from kblam.models.resident import ResidentKnowledge
+
+# New tokens of a batch that are read in one pass over a long list of triples.
+IN_BATCHES = 8
 
 
 def write_at_once(
@@ -52,32 +56,52 @@ def write_at_once(
             return None
         said = [_until_end(one.tokens[: how.max_new_tokens], how.ends) for one in pointer.plans]
         _stream(how.arguments.get("streamer"), pointer, ids, said[0])
-        # The last token of an answer is chosen, and read no more.
-        length = max(map(len, said)) - 1
-        if cache is not None and length:
-            answers = torch.full((len(said), length), how.pad, device="cpu")
-            for line, tokens in enumerate(said):
-                answers[line, : len(tokens) - 1] = torch.tensor(tokens[:-1], device="cpu")
-            _read_answers(pointer, resident, ids, mask, answers.to(ids.device), cache)
+        if cache is not None and max(map(len, said)) > 1:
+            # The last token of an answer is chosen, and read no more.
+            _read_answers(pointer, resident, vectors, ids, mask, [one[:-1] for one in said], how.pad, cache)
     return said
 
 
 def _read_answers(
-    pointer: Pointer, resident: ResidentKnowledge, ids: Tensor, mask: Tensor, answers: Tensor, cache: DynamicCache
+    pointer: Pointer,
+    resident: ResidentKnowledge,
+    vectors: Tensor | None,
+    ids: Tensor,
+    mask: Tensor,
+    said: Sequence[Sequence[int]],
+    pad: int,
+    cache: DynamicCache,
 ) -> None:
-    """Shows the recorder every token of the answers, which follow prompts that were read into the cache."""
-    attachment = pointer.attachment
-    texts, mask = torch.cat([ids, answers], -1), torch.cat([mask, torch.ones_like(answers)], -1)
+    """Shows the recorder every token of the answers, which follow prompts that were read into the cache.
+
+    Over a long list of triples a batch is read some tokens at a time, and an answer that has ended is left out of what
+    follows: as padding it would take as long as the others.
+    """
+    attachment, (batch, prompt), longest = pointer.attachment, ids.shape, max(map(len, said))
+    answers = torch.full((batch, longest), pad, device="cpu")
+    for row, tokens in enumerate(said):
+        answers[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64, device="cpu")
+    texts, mask = torch.cat([ids, answers.to(ids.device)], -1), F.pad(mask, (0, longest), value=1)
     places = (mask.cumsum(-1) - 1).clamp(min=0)
-    # The best few triples (`top_k`) are those of a pass, so that each token has one of its own, as in a `generate`.
-    most = tokens_at_once(resident.layer(attachment.config.evidence_layer), len(ids))
-    most = 1 if attachment.config.top_k is not None else most or answers.shape[1]
-    for start in range(ids.shape[1], texts.shape[1], most):
-        end = min(start + most, texts.shape[1])
+    step = tokens_at_once(resident.layer(attachment.config.evidence_layer), batch) or longest
+    if batch > 1 and step < longest:
+        step = min(step, IN_BATCHES)
+    if attachment.config.top_k is not None:
+        step = 1  # its best few triples are those of a pass, and each token has its own, as in a `generate`
+    rows = list(range(batch))
+    for start in range(0, longest, step):
+        going = [row for row in rows if len(said[row]) > start]
+        if len(going) < len(rows):
+            cache.batch_select_indices(torch.tensor([rows.index(row) for row in going], device=ids.device))
+            rows = going
+        end = min(start + step, longest)
         # In training with activation checkpointing a model drops the cache it is given, and has to read all again.
-        new = slice(cache.get_seq_length(), end)
-        observer = functools.partial(pointer.recorder.every_token, newest=end - start)
-        read_to_evidence(attachment, observer, texts[:, new], mask[:, :end], places[:, new], cache, newest=end - start)
+        new, seen = slice(cache.get_seq_length(), prompt + end), slice(prompt + end)
+        observer = functools.partial(pointer.recorder.every_token, newest=end - start, rows=rows, of=batch)
+        with attachment.using(resident, question=None if vectors is None else vectors[rows]):
+            read_to_evidence(
+                attachment, observer, texts[rows, new], mask[rows, seen], places[rows, new], cache, newest=end - start
+            )
 
 
 def _until_end(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:

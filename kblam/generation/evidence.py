@@ -87,23 +87,44 @@ class EvidenceRecorder:
         self._keep(index, attention, slice(-1, None))
         self._passes.append((cache, attention["query"].shape[2]))
 
-    def every_token(self, *, newest: int, index: Tensor | None, cache: Any = None, **attention: Any) -> None:
-        """In place of a call, for a pass whose `newest` last tokens are an answer that is decided already."""
+    def every_token(
+        self,
+        *,
+        newest: int,
+        index: Tensor | None,
+        cache: Any = None,
+        rows: Sequence[int] | None = None,
+        of: int = 0,
+        **attention: Any,
+    ) -> None:
+        """In place of a call, for a pass whose `newest` last tokens are an answer that is decided already.
+
+        Args:
+            rows: which of the `of` rows of the batch the pass has; None for all. The others get nothing.
+        """
         (batch, _, length, _), knowledge = attention["query"].shape, attention["knowledge"]
         at_once = max(1, MASSES_AT_ONCE // max(1, batch * knowledge.num_tokens))
         if isinstance(knowledge, DenseKnowledge) and not knowledge.is_shared:
             at_once = 1  # each row of the batch reads keys of its own
         for start in range(length - newest, length, at_once):
-            self._keep(index, attention, slice(start, min(start + at_once, length)))
+            self._keep(index, attention, slice(start, min(start + at_once, length)), rows, of)
 
-    def _keep(self, index: Tensor | None, attention: dict[str, Any], tokens: slice) -> None:
+    def _keep(
+        self,
+        index: Tensor | None,
+        attention: dict[str, Any],
+        tokens: slice,
+        rows: Sequence[int] | None = None,
+        of: int = 0,
+    ) -> None:
         """Keeps the top masses of each of these tokens, which are rows of one batch: all read the same keys."""
         query, lse = attention["query"][:, :, tokens], attention["lse"][:, :, tokens]
         batch, heads, count, _ = query.shape
         named = None
         if self.named is not None and index is None:
             # `generate` makes several rows of each for beams.
-            named = self.named.repeat_interleave(rows_of_each(self.named.shape[0], batch) * count, 0)
+            named = self.named if rows is None else self.named[rows]
+            named = named.repeat_interleave(rows_of_each(named.shape[0], batch) * count, 0)
         scored = (_of_tokens(query), attention["knowledge"], _of_tokens(lse))
         options: dict[str, Any] = {
             "scale": attention["scale"],
@@ -122,8 +143,13 @@ class EvidenceRecorder:
             masses, places = with_named(masses, places, named, own)
         if index is not None:
             places = index.repeat_interleave(count, 0).gather(1, places)
-        self.masses += masses.unflatten(0, (batch, count)).unbind(1)
-        self.places += places.unflatten(0, (batch, count)).unbind(1)
+        for kept, found in ((self.masses, masses), (self.places, places)):
+            found = found.unflatten(0, (batch, count))
+            if rows is not None and len(rows) < of:
+                found = found.new_zeros(of, *found.shape[1:]).index_copy(
+                    0, torch.tensor(rows, device=found.device), found
+                )
+            kept += found.unbind(1)
 
     @property
     def is_open(self) -> bool:

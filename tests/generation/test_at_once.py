@@ -81,6 +81,11 @@ def test_triples_found_in_blocks_of_a_list_are_the_same(
     assert max(asked_for) > len(QUESTIONS), "the tokens of the answers"
     if tokens is not None:
         assert max(asked_for) == len(QUESTIONS) * tokens
+        lengths = [one.num_tokens - 1 for one in found]
+        least = len(QUESTIONS) + sum(lengths)
+        assert sum(asked_for) <= least + len(QUESTIONS) * tokens < len(QUESTIONS) * max(lengths), (
+            "who ended is left out"
+        )
     assert len(asked_for) >= (2 if tokens is None else 5)
 
 
