@@ -83,9 +83,8 @@ def _read_answers(
         answers[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64, device="cpu")
     texts, mask = torch.cat([ids, answers.to(ids.device)], -1), F.pad(mask, (0, longest), value=1)
     places = (mask.cumsum(-1) - 1).clamp(min=0)
-    step = tokens_at_once(resident.layer(attachment.config.evidence_layer), batch) or longest
-    if batch > 1 and step < longest:
-        step = min(step, IN_BATCHES)
+    most = tokens_at_once(resident.layer(attachment.config.evidence_layer), batch)
+    step = longest if most is None else most if batch == 1 else min(most, IN_BATCHES)
     if attachment.config.top_k is not None:
         step = 1  # its best few triples are those of a pass, and each token has its own, as in a `generate`
     rows = list(range(batch))
