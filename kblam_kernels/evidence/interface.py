@@ -8,26 +8,16 @@ from typing_extensions import Unpack
 
 from kblam_kernels.common.checks import bias_rows
 from kblam_kernels.common.columns import may_be_read, of_tokens
-from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.errors import expect, refuse, tensors, whole
 from kblam_kernels.evidence import blocks
 from kblam_kernels.evidence.call import EvidenceCall, num_blocks
-from kblam_kernels.evidence.given import EvidenceOptions, Given, Options, call_of
+from kblam_kernels.evidence.given import EvidenceOptions, Given, call_of
 from kblam_kernels.evidence.op import evidence_mass
 from kblam_kernels.knowledge import Knowledge, LatentKnowledge
 from kblam_kernels.precision import exactly
 
 
-def evidence(
-    knowledge_query: Tensor,
-    knowledge: Knowledge,
-    lse: Tensor,
-    *,
-    row_weight: Tensor | None = None,
-    int8_products: bool = False,
-    backend: str = AUTO,
-    **options: Unpack[Options],
-) -> Tensor:
+def evidence(knowledge_query: Tensor, knowledge: Knowledge, lse: Tensor, **options: Unpack[EvidenceOptions]) -> Tensor:
     """Exact attention mass of each knowledge token, in one pass and without ever holding an N x M matrix.
 
     Args:
@@ -58,16 +48,7 @@ def evidence(
         >>> evidence(query, knowledge, lse).shape
         torch.Size([1, 1000])
     """
-    given = Given(
-        knowledge_query,
-        knowledge,
-        lse,
-        row_weight=row_weight,
-        int8_products=int8_products,
-        backend=backend,
-        **options,
-    )
-    return _masses(given)
+    return _masses(Given(knowledge_query, knowledge, lse, **options))
 
 
 def _masses(given: Given) -> Tensor:
