@@ -16,6 +16,7 @@ from kblam.generation import session as session_module
 from kblam.generation.answer import Answer
 from kblam.generation.at_once import IN_BATCHES
 from kblam.generation.decision import Unknown
+from kblam.generation.evidence import EvidenceRecorder
 from kblam.generation.options import Generating
 from kblam.generation.prompt import encode_question, left_padded
 from kblam_kernels import top_evidence
@@ -84,6 +85,25 @@ def test_triples_found_in_blocks_of_a_list_are_the_same(
     wanted = [sum(one > at for one in lengths) * min(step, max(lengths) - at) for at in starts]
     assert asked_for[-len(wanted) :] == wanted, "of the answers that have not ended, so many tokens"
     assert len(asked_for) > len(wanted), "the prompts"
+
+
+def test_one_answer_is_read_as_far_as_maxima_have_room(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = asked.session().ask(CURRENCY)
+    newest: list[int] = []
+    every_token = EvidenceRecorder.every_token
+
+    def counted(self: EvidenceRecorder, **given: Any) -> None:
+        newest.append(given["newest"])
+        every_token(self, **given)
+
+    monkeypatch.setattr(EvidenceRecorder, "every_token", counted)
+    monkeypatch.setattr("kblam.models.lse.IN_BLOCKS_FROM", 1)
+    for tokens in (100, 4):
+        newest.clear()
+        monkeypatch.setattr("kblam.models.lse.MOST_MAXIMA", asked.model.config.num_attention_heads * tokens)
+        assert_alike([asked.session().ask(CURRENCY)], [expected])
+        length = expected.num_tokens - 1
+        assert newest == [min(tokens, length - at) for at in range(0, length, tokens)]
 
 
 @torch.no_grad()
