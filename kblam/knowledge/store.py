@@ -370,13 +370,14 @@ class Store:
             proof.prove_texts(self.name, sql, ledger)
             vectors = self._all_vectors(sql, ledger)
             last, rows = 0, 0
-            while part := sql.execute(
-                "SELECT id, name, folded FROM triples WHERE id > ? ORDER BY id LIMIT ?", (last, proof.CHUNK)
-            ).fetchall():
+            while part := list(proof.triples_in_order(self.name, sql, ledger, last, proof.CHUNK)):
                 last = part[-1][0]
                 if [row[0] for row in part] != vectors.ids[rows : rows + len(part)].tolist():
                     raise ledgers.damaged(self.name, f"vectors near id {part[0][0]} are missing")
-                if any(fold(name) != folded for _, name, folded in part):
+                names = sql.execute(
+                    "SELECT folded FROM triples WHERE id BETWEEN ? AND ? ORDER BY id", (part[0][0], last)
+                ).fetchall()
+                if [fold(triple.name) for _, _, triple in part] != [folded for (folded,) in names]:
                     raise ledgers.damaged(self.name, f"names near id {part[0][0]} are not as they are searched for")
                 rows += len(part)
             orphans = "SELECT id FROM sources WHERE id NOT IN (SELECT id FROM triples) LIMIT 1"

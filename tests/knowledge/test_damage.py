@@ -13,7 +13,9 @@ import pytest
 
 from kblam.errors import StoreError, StoreFormatError, StoreReplacedError
 from kblam.knowledge import KnowledgeBase, Source, Triple
+from kblam.knowledge import ledger as ledgers
 from kblam.knowledge.ledger import checksum_of_vectors
+from kblam.knowledge.proof import columns_of_texts
 from kblam.knowledge.schema import FORMAT_VERSION, PAGE_SIZE
 from tests.fakes import HashingEncoder
 from tests.knowledge.conftest import FACTS
@@ -177,6 +179,43 @@ def test_texts_are_proven_before_they_are_looked_up(kb: KnowledgeBase, path: Pat
             opened.check,
         ):
             with pytest.raises(StoreFormatError, match=r"damaged|SQLite reports"):
+                use()
+
+
+def rewrite(path: Path, id: int, column: str, text: str | bytes) -> None:
+    """Puts a text in place of another, with right checksums everywhere."""
+    other = sqlite3.connect(path)
+    other.execute(f"UPDATE triples SET {column} = ? WHERE id = ?", (text, id))
+    ledger = ledgers.read("", other)
+    *row, sources, before = other.execute(
+        f"SELECT {columns_of_texts(ledger)} FROM triples WHERE id = ?", (id,)
+    ).fetchone()
+    now = ledgers.checksum_of_texts(row, sources)
+    other.execute("UPDATE checksums SET texts = ? WHERE id = ?", (now, id))
+    ledger.texts_sum += now - before
+    ledgers.write(other, ledger)
+    other.commit()
+    other.close()
+
+
+def test_a_triple_that_cannot_be_is_refused_by_who_reads_it_even_with_a_right_checksum(
+    kb: KnowledgeBase, path: Path
+) -> None:
+    kb.close()
+    rewrite(path, 3, "value", " Limmat ")
+    with KnowledgeBase.open(path, HashingEncoder()) as opened:
+        assert opened.find("Amber Falcon") == FACTS[:2]
+        for use in (lambda: opened.find("Zürich"), lambda: list(opened.triples()), opened.check):
+            with pytest.raises(StoreFormatError, match="triple 3 is not in the form that kblam stores"):
+                use()
+
+
+def test_a_name_that_is_no_text_is_refused_even_with_a_right_checksum(kb: KnowledgeBase, path: Path) -> None:
+    kb.close()
+    rewrite(path, 2, "name", b"abc")
+    with KnowledgeBase.open(path, HashingEncoder()) as opened:
+        for use in (opened.names, opened.properties):
+            with pytest.raises(StoreFormatError, match="triple 2 is not in the form that kblam stores"):
                 use()
 
 
