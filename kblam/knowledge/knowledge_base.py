@@ -19,6 +19,7 @@ from kblam.knowledge.embeddings import Changes, Embeddings
 from kblam.knowledge.encoders import Encoder, Progress, load_recorded_encoder
 from kblam.knowledge.encoders.checked import encoded
 from kblam.knowledge.files import Duplicates, TripleFile
+from kblam.knowledge.pieces import Pieces
 from kblam.knowledge.records import as_triples
 from kblam.knowledge.schema import is_blank
 from kblam.knowledge.store import Store
@@ -328,6 +329,14 @@ class KnowledgeBase:
             StoreError: `revision` is ahead of this knowledge base, so it belongs to another one.
         """
         return self._store.changes_since(whole("revision", revision))
+
+    def pieces_since(self, revision: int) -> AbstractContextManager[Pieces]:
+        """As `changes_since`, for a block that reads the vectors a piece at a time; other threads wait meanwhile.
+
+        Raises:
+            StoreError: as `changes_since`.
+        """
+        return self._store.pieces_since(whole("revision", revision))
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> np.ndarray:
         """(len(texts), P) float32 vectors of this knowledge base's encoder.

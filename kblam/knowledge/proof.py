@@ -66,37 +66,27 @@ def _check_checksum(name: str, row: Sequence[Any], ledger: Ledger) -> None:
 
 
 def checked_vectors(
-    name: str, rows: Sequence[Sequence[Any]], ledger: Ledger, ids: np.ndarray, key: np.ndarray, value: np.ndarray
-) -> None:
-    """Fills ids, keys and values, all of the same length, from rows of `columns_of_vectors`.
+    name: str, rows: Sequence[Sequence[Any]], ledger: Ledger, ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The keys and values, (n, P) float16, in rows of `columns_of_vectors`: those of the triples with these ids.
 
     Raises:
-        StoreFormatError: they are fewer, of another width, not finite, or not as they were written.
+        StoreFormatError: some are missing, of another width, not finite, or not as they were written.
     """
-    where = f"vectors near id {rows[0][0] if rows else '?'}"
+    where = f"vectors near id {ids[0]}"
+    key, value = (np.empty((len(ids), ledger.dimension), np.float16) for _ in range(2))
     if not (
-        len(rows) == len(ids)
-        and all(type(row[0]) is int for row in rows)
+        [row[0] for row in rows] == ids.tolist()
         and from_blobs([row[1] for row in rows], key)
         and from_blobs([row[2] for row in rows], value)
     ):
-        raise damaged(name, f"{where} are missing or do not have {key.shape[1]} numbers")
+        raise damaged(name, f"{where} are missing or do not have {ledger.dimension} numbers")
     if ledger.checked and any(checksum_of_vectors(one, k, v) != found for one, k, v, found in rows):
         raise damaged(name, f"{where} have a wrong checksum")
     for vectors in (key, value):
         if ((vectors.view(np.uint16) & _INFINITE) == _INFINITE).any():
             raise damaged(name, f"{where} hold NaN or infinity")
-    ids[:] = [row[0] for row in rows]
-
-
-def check_ascending(name: str, ids: np.ndarray) -> None:
-    """Swapped pages give ids that go back, over and over.
-
-    Raises:
-        StoreFormatError: ids are not positive and ascending.
-    """
-    if len(ids) and (ids[0] < 1 or not (ids[1:] > ids[:-1]).all()):
-        raise damaged(name, "ids are not in order")
+    return key, value
 
 
 def triples_in_order(

@@ -15,8 +15,6 @@ from kblam.errors import DeviceFullError, KnowledgeError, argument
 from kblam.knowledge.knowledge_base import KnowledgeBase
 
 MIN_CAPACITY = 64
-# Triples encoded at a time: bounds the scratch memory of a large knowledge base.
-ENCODED_ROWS = 4096
 # What allocators say; "CUDA error: an illegal memory access" is none of theirs. A size past 2 ** 63 overflows.
 _LACKS = ("out of memory", "not enough memory", "allocate memory", "alloc failed", "overflow")
 
@@ -114,21 +112,21 @@ class DeviceRows:
                 "make a new copy for it"
             )
         other = kb.mark is not self._follows
-        changes = kb.changes_since(0 if other else self._revision)
-        known = {} if other else self._row_of
-        gone = sum(one in known for one in changes.removed.tolist())
-        new = sum(one not in known for one in changes.upserted.ids.tolist())
-        # The largest allocation comes before any row changes.
-        self._make_room(len(known) - gone + new)
-        # Until all is done it follows nothing: rows that were moved or written in part are written again.
-        self._follows = None
-        if other:
-            self._clear()
-        moved = self._remove(changes.removed.tolist())
-        written = self._write(changes.upserted.ids.tolist(), changes.upserted.key, changes.upserted.value)
-        rows = sorted({*moved, *written})
+        with kb.pieces_since(0 if other else self._revision) as changes:
+            known = {} if other else self._row_of
+            gone = sum(one in known for one in changes.removed.tolist())
+            new = sum(one not in known for one in changes.ids.tolist())
+            # The largest allocation comes before any row changes.
+            self._make_room(len(known) - gone + new)
+            # Until all is done it follows nothing: rows that were moved or written in part are written again.
+            self._follows = None
+            if other:
+                self._clear()
+            rows = set(self._remove(changes.removed.tolist()))
+            for piece in changes.vectors:
+                rows.update(self._write(*piece))
         self._follows, self._revision = kb.mark, changes.revision
-        return rows
+        return sorted(rows)
 
     def copy(self, form: RowFormat | None = None) -> DeviceRows:
         """The same rows in other memory; each follows the knowledge base by itself from here on.
@@ -182,24 +180,21 @@ class DeviceRows:
             buffer[self.count : before].zero_()
         return list(origin)
 
-    def _write(self, ids: list[int], key: np.ndarray, value: np.ndarray) -> list[int]:
+    def _write(self, ids: np.ndarray, key: np.ndarray, value: np.ndarray) -> list[int]:
         """Put triples in their rows, appending new ones; returns the rows."""
         rows = []
-        for one in ids:
+        for one in ids.tolist():
             row = self._row_of.setdefault(one, len(self.ids))
             if row == len(self.ids):
                 self.ids.append(one)
             rows.append(row)
-        for start in range(0, len(rows), ENCODED_ROWS):
-            part = rows[start : start + ENCODED_ROWS]
-            pieces = (torch.from_numpy(vectors[start : start + ENCODED_ROWS]) for vectors in (key, value))
-            with self._memory(len(part)):
-                encoded = self._form.encode(*pieces)
-            # A run of rows, as at the first copy and at every append, needs no index on the device.
-            run = part == list(range(part[0], part[0] + len(part)))
-            where = slice(part[0], part[-1] + 1) if run else torch.tensor(part, device=self.device)
-            for name, buffer in self.buffers.items():
-                buffer[where] = encoded[name]
+        with self._memory(len(rows)):
+            encoded = self._form.encode(torch.from_numpy(key), torch.from_numpy(value))
+        # A run of rows, as at the first copy and at every append, needs no index on the device.
+        run = rows == list(range(rows[0], rows[0] + len(rows)))
+        where = slice(rows[0], rows[-1] + 1) if run else torch.tensor(rows, device=self.device)
+        for name, buffer in self.buffers.items():
+            buffer[where] = encoded[name]
         return rows
 
     def _make_room(self, count: int) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from kblam.knowledge.copying import write_copy
 from kblam.knowledge.embeddings import Changes, Embeddings, to_blobs
 from kblam.knowledge.ledger import Ledger
 from kblam.knowledge.opened import Opened
+from kblam.knowledge.pieces import Pieces, pieces_since
 from kblam.knowledge.search import fold, search
 from kblam.knowledge.transactions import Transactions
 from kblam.knowledge.triples import Triple, identity_of
@@ -24,6 +28,8 @@ from kblam.knowledge.writing import RowWriter
 
 _VARIABLES = 500  # in one statement; old SQLite allows 999
 _LARGEST_ID = 2**62
+# Left to choose, SQLite walks through all triples in the order of their names, so as not to sort the few.
+_TRIPLES_SINCE = "triples INDEXED BY triples_by_revision WHERE revision > ?"
 
 
 class Store:
@@ -240,17 +246,19 @@ class Store:
     def properties(self, *, since: int, most: int) -> list[str]:
         """Different properties of the triples written after a revision, those with most triples first."""
         with self._transactions.looking_up() as (sql, _):
-            rows = sql.execute(
-                "SELECT property FROM triples WHERE revision > ? GROUP BY property ORDER BY count(*) DESC, property "
-                "LIMIT ?",
-                (whole("since", since), whole("most", most)),
+            # Counted here: SQLite would sort all of them first.
+            counts = Counter(
+                row[0] for row in sql.execute(f"SELECT property FROM {_TRIPLES_SINCE}", (whole("since", since),))
             )
-            return [row[0] for row in rows]
+        return heapq.nsmallest(whole("most", most), counts, key=lambda one: (-counts[one], one))
 
     def names(self, *, since: int) -> list[str]:
         """Different names of the triples written after a revision."""
         with self._transactions.looking_up() as (sql, _):
-            rows = sql.execute("SELECT DISTINCT name FROM triples WHERE revision > ?", (whole("since", since),))
+            if since == 0:  # all of them are in the index of names
+                rows = sql.execute("SELECT DISTINCT name FROM triples")
+            else:
+                rows = sql.execute(f"SELECT DISTINCT name FROM {_TRIPLES_SINCE}", (whole("since", since),))
             return [row[0] for row in rows]
 
     def has_removed(self, since: int) -> bool:
@@ -287,8 +295,7 @@ class Store:
 
     def embeddings(self) -> Embeddings:
         """All vectors, from one moment."""
-        with self._transactions.reading() as (sql, ledger):
-            return self._all_vectors(sql, ledger)
+        return self.changes_since(0).upserted
 
     def changes_since(self, revision: int) -> Changes:
         """What was written and removed after `revision`, from one moment; 0 gives everything.
@@ -296,52 +303,24 @@ class Store:
         Raises:
             StoreError: `revision` is ahead of the store, so it belongs to another one.
         """
+        with self.pieces_since(revision) as pieces:
+            shape = (len(pieces.ids), self.info.dimension)
+            key, value = np.empty(shape, np.float16), np.empty(shape, np.float16)
+            at = 0
+            for piece in pieces.vectors:
+                here = slice(at, at + len(piece.ids))
+                key[here], value[here], at = piece.key, piece.value, here.stop
+        return Changes(Embeddings(pieces.ids, key, value, pieces.revision), pieces.removed, pieces.revision)
+
+    @contextmanager
+    def pieces_since(self, revision: int) -> Iterator[Pieces]:
+        """As `changes_since`, with vectors that are read in the block; other threads wait with what they ask for.
+
+        Raises:
+            StoreError: as `changes_since`.
+        """
         with self._transactions.looking_up() if revision else self._transactions.reading() as (sql, ledger):
-            now = ledger.revision
-            if not 0 <= revision <= now:
-                raise StoreError(f"{self.name} is at revision {now}, it has no changes since {revision}; start from 0")
-            if revision == 0:
-                upserted = self._all_vectors(sql, ledger)
-            else:
-                total = sql.execute("SELECT count(*) FROM triples WHERE revision > ?", (revision,)).fetchone()[0]
-                upserted = self._vectors(
-                    sql,
-                    ledger,
-                    total,
-                    # Not a join: to save a sort, SQLite would walk through all of a large table for one change.
-                    "WHERE id IN (SELECT id FROM triples WHERE revision > ?)",
-                    (revision,),
-                )
-            return Changes(upserted, proof.removed_since(self.name, sql, ledger, revision), now)
-
-    def _all_vectors(self, sql: sqlite3.Connection, ledger: Ledger) -> Embeddings:
-        return self._vectors(sql, ledger, self._count(sql, ledger))
-
-    def _vectors(
-        self,
-        sql: sqlite3.Connection,
-        ledger: Ledger,
-        total: int,
-        where: str = "",
-        arguments: tuple[int, ...] = (),
-    ) -> Embeddings:
-        """So many vectors, in the order of their ids; all there are, where nothing restricts them."""
-        pages, page = (sql.execute(f"PRAGMA {of}").fetchone()[0] for of in ("page_count", "page_size"))
-        if total * ledger.dimension * 4 > pages * page:  # before memory is asked for
-            raise ledgers.damaged(self.name, f"it is too small for {total:,} triples of {ledger.dimension:,} numbers")
-        shape = (total, ledger.dimension)
-        ids, key, value = np.empty(total, np.int64), np.empty(shape, np.float16), np.empty(shape, np.float16)
-        rows = sql.execute(f"SELECT {proof.columns_of_vectors(ledger)} FROM embeddings {where} ORDER BY id", arguments)
-        checksums = 0
-        for start in range(0, total, proof.CHUNK):
-            here = slice(start, min(start + proof.CHUNK, total))
-            part = rows.fetchmany(here.stop - start)
-            proof.checked_vectors(self.name, part, ledger, ids[here], key[here], value[here])
-            checksums += sum(row[-1] or 0 for row in part)
-        proof.check_ascending(self.name, ids)
-        if not where:
-            proof.check_totals(self.name, ledger, (total, checksums), (ledger.triples, ledger.vectors_sum), "vectors")
-        return Embeddings(ids, key, value, ledger.revision)
+            yield pieces_since(self.name, sql, ledger, revision)
 
     def _count(self, sql: sqlite3.Connection, ledger: Ledger) -> int:
         if ledger.checked:
@@ -368,11 +347,13 @@ class Store:
         with self._transactions.reading() as (sql, ledger):
             proof.prove_everything(self.name, sql)
             proof.prove_texts(self.name, sql, ledger)
-            vectors = self._all_vectors(sql, ledger)
+            pieces = pieces_since(self.name, sql, ledger, 0)
+            for _ in pieces.vectors:
+                pass
             last, rows = 0, 0
             while part := list(proof.triples_in_order(self.name, sql, ledger, last, proof.CHUNK)):
                 last = part[-1][0]
-                if [row[0] for row in part] != vectors.ids[rows : rows + len(part)].tolist():
+                if [row[0] for row in part] != pieces.ids[rows : rows + len(part)].tolist():
                     raise ledgers.damaged(self.name, f"vectors near id {part[0][0]} are missing")
                 names = sql.execute(
                     "SELECT folded FROM triples WHERE id BETWEEN ? AND ? ORDER BY id", (part[0][0], last)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kblam.errors import EngineError
-from kblam.knowledge.rows import ENCODED_ROWS
 
+_PIECE = 4096  # rows that are moved at a time
 NO_ROOM = "no room"  # how an error of the pool begins that needs time or a larger one
 
 
@@ -92,8 +92,8 @@ class Spans:
         end = 0
         for span in self.taken:
             for buffer in self._buffers.values() if span.start > end else ():
-                for at in range(0, span.rows, ENCODED_ROWS):  # by pieces, since old and new rows may overlap
-                    piece = buffer[span.start + at : min(span.start + at + ENCODED_ROWS, span.stop)].clone()
+                for at in range(0, span.rows, _PIECE):  # by pieces, since old and new rows may overlap
+                    piece = buffer[span.start + at : min(span.start + at + _PIECE, span.stop)].clone()
                     buffer[end + at : end + at + len(piece)] = piece
             span.start = end
             span.parts |= self._parts(end, span.rows)  # the same dict, for whoever has it

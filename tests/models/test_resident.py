@@ -263,7 +263,7 @@ def test_one_change_of_a_hundred_thousand_writes_one_row(
 def test_a_large_knowledge_base_is_projected_in_pieces(
     kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kblam.knowledge.rows.ENCODED_ROWS", 4)
+    monkeypatch.setattr("kblam.knowledge.proof.CHUNK", 4)
     check_against_projection(resident_of(kb, tied), kb, tied)
 
 
