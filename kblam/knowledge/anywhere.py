@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from kblam.knowledge.edges import RUNS_ON
 from kblam.knowledge.mention import folded_text, spans_of
@@ -35,6 +35,13 @@ class Anywhere:
         known_by = max(said, key=len) if said else folded_text(name.strip())[0]
         self._names.setdefault(known_by, []).append((key, name))
         self._lengths[known_by[0]] = tuple({*self._lengths.get(known_by[0], ()), len(known_by)})
+
+    def among(self, there: Collection[str]) -> Anywhere:
+        """Those whose text is among these."""
+        rest = Anywhere()
+        rest._names = {one: [(key, name) for key, name in names if name in there] for one, names in self._names.items()}
+        rest._lengths = dict(self._lengths)
+        return rest
 
     def said_in(self, text: str) -> list[Said]:
         """Those that a text says, each as often as it does, in any order."""

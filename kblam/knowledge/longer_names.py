@@ -42,6 +42,12 @@ class LongerNames:
         if space:
             self._by_first.setdefault(first, []).append(key)
 
+    def among(self, known: Mapping[str, tuple[str, ...]]) -> LongerNames:
+        """Those that are among these, which are as `LongerNames` has them."""
+        rest = LongerNames(known)
+        rest._by_first = {first: [key for key in keys if key in known] for first, keys in self._by_first.items()}
+        return rest
+
     def are_said(self, text: str, spans: Iterable[tuple[int, int]], begins: Callable[[str], bool]) -> bool:
         """Whether a text goes on behind each place where it says a name as the name's family does.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -64,8 +65,7 @@ class Names:
     def add(self, names: Iterable[str]) -> None:
         """More of them. Threads may look meanwhile."""
         for name in names:
-            said = words(name)
-            key = " ".join(said) or name.strip()
+            said, key = _words_and_key(name)
             is_none = not said and not (key and self._of_entities)
             if is_none or len(said) > _LONGEST or name in self._known.get(key, ()):
                 continue
@@ -80,9 +80,27 @@ class Names:
                         self._longest = max(self._longest, length)
                         _put(self._otherwise, text, name)
 
+    def as_now(self, now: Iterable[str]) -> Names:
+        """These, if they are all among the names that there are now; else others, without what is gone.
+
+        Those that are new are none of them until they are added. Threads may look meanwhile, into these as they are.
+        """
+        there = frozenset(now)
+        gone = [name for alike in self._known.values() for name in alike if name not in there]
+        if not gone:
+            return self
+        rest = copy.copy(self)
+        rest._known, rest._otherwise = dict(self._known), dict(self._otherwise)
+        for name in gone:
+            _take(rest._known, _words_and_key(name)[1], name)
+            for text in otherwise(name):
+                _take(rest._otherwise, text, name)
+        rest._longer, rest._anywhere = self._longer.among(rest._known), self._anywhere.among(there)
+        return rest
+
     def looks_for(self, name: str) -> bool:
         """Whether it is one of them; those of too many words are not."""
-        return name in self._known.get(" ".join(words(name)) or name.strip(), ())
+        return name in self._known.get(_words_and_key(name)[1], ())
 
     def said_in(self, text: str) -> set[str]:
         """The words, each with a space between, of the names that a text says; none that is part of a longer one there.
@@ -325,10 +343,25 @@ def _apart(found: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
     ]
 
 
+def _words_and_key(name: str) -> tuple[list[str], str]:
+    """The words of a name, and what it is known by: these with a space between, or itself where it has none."""
+    said = words(name)
+    return said, " ".join(said) or name.strip()
+
+
 def _put(into: dict[str, tuple[str, ...]], key: str, name: str) -> None:
     alike = into.get(key, ())
     if name not in alike:
         into[key] = (*alike, name)
+
+
+def _take(out_of: dict[str, tuple[str, ...]], key: str, name: str) -> None:
+    """What `_put` put there, if it did."""
+    rest = tuple(one for one in out_of.get(key, ()) if one != name)
+    if rest:
+        out_of[key] = rest
+    else:
+        out_of.pop(key, None)
 
 
 def _begins_with_property(text: str, said: Sequence[tuple[str, int, int]], is_property: IsProperty) -> bool:

@@ -140,14 +140,15 @@ class Judge:
         known, now = self._compared, knowledge_base.revision
         if known.revision == now:
             return
-        if known.revision and not knowledge_base.has_removed(known.revision):
-            self._names.add(knowledge_base.names(since=known.revision))
+        is_less = knowledge_base.has_removed(known.revision)
+        names = self._names.as_now(knowledge_base.names()) if is_less else self._names
+        names.add(knowledge_base.names(since=known.revision))
+        self._names = names
+        if known.revision and not is_less:
             new = knowledge_base.properties(since=known.revision, most=MOST_PROPERTIES)
             if all(one in known.columns and known.own[known.columns[one]] for one in new):
                 self._compared = known._replace(revision=now)
                 return
-        else:
-            self._names = Names(knowledge_base.names())
         self.compare_with(knowledge_base.properties(most=MOST_PROPERTIES), now)
 
     def says_a_name(self, text: str) -> bool:

@@ -144,8 +144,9 @@ class BaseNames:
         now = base.revision
         # Other threads read meanwhile: they see the old names or the new ones, never none.
         is_less = base.has_removed(self._revision)
-        since, names = (0, Names()) if is_less else (self._revision, self._names)
-        names.add(base.names(since=since))
+        names = self._names.as_now(base.names()) if is_less else self._names
+        names.add(base.names(since=self._revision))
+        since = 0 if is_less else self._revision
         more = dict.fromkeys(base.properties(since=since, most=MOST_PROPERTIES))
         if is_less or not self._properties.keys() >= more.keys():
             self._properties = more if is_less else {**self._properties, **more}

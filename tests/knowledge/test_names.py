@@ -162,3 +162,37 @@ def test_names_come_in_the_order_of_the_text() -> None:
     """Not in that of a set, which is another one in each process: of too many triples the first names' are kept."""
     names = [f"name{letter}" for letter in "qwertyuiop"]
     assert Names(sorted(names)).meant_in("Of " + ", ".join([*names, names[0]])) == names
+
+
+NAMES = [
+    "Anvil",
+    "anvil",
+    "Anvil 3",
+    "Anvil 3 Stand",
+    "O'Neil & Sons",
+    "José Álvarez",
+    "OrderService",
+    "東京タワー",
+    "?!",
+    "C++",
+]
+
+
+@given(st.sets(st.sampled_from(NAMES)), st.sets(st.sampled_from(NAMES)))
+def test_names_without_what_is_gone_are_those_that_are_left(before: set[str], now: set[str]) -> None:
+    """In all that look-ups read; who looks into the names of before meanwhile finds them all."""
+
+    def read(names: Names) -> list[object]:
+        alike = [{key: set(found) for key, found in each.items()} for each in (names._known, names._otherwise)]
+        families = {first: set(keys) for first, keys in names._longer._by_first.items() if keys}
+        anywhere = {one: set(found) for one, found in names._anywhere._names.items() if found}
+        return [*alike, families, anywhere, names._longer._known is names._known]
+
+    names = Names(sorted(before))
+    rest = names.as_now(now)
+    assert read(names) == read(Names(before))
+    assert (rest is names) == (before <= now)
+    rest.add(sorted(now))
+    assert read(rest) == read(Names(now))
+    if rest is not names:
+        assert read(names) == read(Names(before))
