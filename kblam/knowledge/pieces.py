@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ class Pieces:
     """
 
     ids: np.ndarray
-    vectors: Iterator[Piece]
+    vectors: Generator[Piece, None, None]
     removed: np.ndarray
     revision: int
 
@@ -63,20 +64,21 @@ def pieces_since(name: str, sql: sqlite3.Connection, ledger: Ledger, revision: i
     return Pieces(ids, _vectors(name, sql, ledger, ids, revision), removed, now)
 
 
-def _vectors(name: str, sql: sqlite3.Connection, ledger: Ledger, ids: np.ndarray, revision: int) -> Iterator[Piece]:
+def _vectors(
+    name: str, sql: sqlite3.Connection, ledger: Ledger, ids: np.ndarray, revision: int
+) -> Generator[Piece, None, None]:
     # Not a join: to save a sort, SQLite would walk through all of a large table for one change.
     where = "WHERE id IN (SELECT id FROM triples WHERE revision > ?)" if revision else ""
-    rows = sql.execute(
-        f"SELECT {proof.columns_of_vectors(ledger)} FROM embeddings {where} ORDER BY id",
-        (revision,) if revision else (),
-    )
+    select = f"SELECT {proof.columns_of_vectors(ledger)} FROM embeddings {where} ORDER BY id"
     checksums = 0
-    for start in range(0, len(ids), proof.CHUNK):
-        wanted = ids[start : start + proof.CHUNK]
-        part = rows.fetchmany(len(wanted))
-        key, value = proof.checked_vectors(name, part, ledger, wanted)
-        checksums += sum(row[-1] or 0 for row in part)
-        yield Piece(wanted, key, value)
+    # A statement that is left half read, by whoever keeps an error, would go on seeing this moment.
+    with closing(sql.execute(select, (revision,) if revision else ())) as rows:
+        for start in range(0, len(ids), proof.CHUNK):
+            wanted = ids[start : start + proof.CHUNK]
+            part = rows.fetchmany(len(wanted))
+            key, value = proof.checked_vectors(name, part, ledger, wanted)
+            checksums += sum(row[-1] or 0 for row in part)
+            yield Piece(wanted, key, value)
     if revision == 0:
         found, expected = (len(ids), checksums), (ledger.triples, ledger.vectors_sum)
         proof.check_totals(name, ledger, found, expected, "vectors")

@@ -6,7 +6,7 @@ import heapq
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -320,7 +320,9 @@ class Store:
             StoreError: as `changes_since`.
         """
         with self._transactions.looking_up() if revision else self._transactions.reading() as (sql, ledger):
-            yield pieces_since(self.name, sql, ledger, revision)
+            pieces = pieces_since(self.name, sql, ledger, revision)
+            with closing(pieces.vectors):
+                yield pieces
 
     def _count(self, sql: sqlite3.Connection, ledger: Ledger) -> int:
         if ledger.checked:

@@ -242,6 +242,20 @@ def test_one_change_is_found_without_walking_through_everything(
         assert not [step for step in steps if "SCAN" in step], (text, steps)
 
 
+@pytest.mark.parametrize("begun", [[], [1, 2]])
+def test_vectors_that_were_not_read_to_the_end_hold_no_moment(
+    kb: KnowledgeBase, path: Path, encoder: HashingEncoder, begun: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though who left the block keeps them, as an error does with all that it met."""
+    monkeypatch.setattr("kblam.knowledge.proof.CHUNK", 2)
+    with KnowledgeBase.open(path, encoder) as other:
+        with kb.pieces_since(0) as pieces:
+            assert not begun or next(pieces.vectors).ids.tolist() == begun
+            other.add(Triple("Zürich", "Fluss", "Sihl"))
+        assert (kb.revision, kb.find("Zürich")[0].value) == (other.revision, "Sihl")
+    assert list(pieces.vectors) == []
+
+
 # --- encoders --------------------------------------------------------------------------------------------
 
 
