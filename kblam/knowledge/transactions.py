@@ -55,10 +55,13 @@ class Transactions:
 
     @contextmanager
     def reading(self) -> Iterator[tuple[sqlite3.Connection, Ledger]]:
-        """The connection within one snapshot, and the ledger of that moment."""
+        """The connection within one snapshot, and the ledger of that moment; in a block of this, of its moment."""
         with self._lock, sqlite_errors(self.name):
             opened = self._still_open()
             sql = opened.connection
+            if sql.in_transaction:
+                yield sql, ledgers.read(self.name, sql)
+                return
             try:
                 sql.execute("BEGIN")
                 yield sql, ledgers.read(self.name, sql)
@@ -94,7 +97,7 @@ class Transactions:
 
         Raises:
             StoreBusyError: it still does after the time that the store was opened with.
-            StoreWriteError: it was opened read-only.
+            StoreWriteError: it was opened read-only, or a block around this reads it.
         """
         with sqlite_errors(self.name), self._writing_alone():
             pass
@@ -111,6 +114,8 @@ class Transactions:
             with self._lock:
                 opened = self._still_open()
                 sql = opened.connection
+                if sql.in_transaction:
+                    raise StoreWriteError(f"{self.name} is read by the block around this change; change it after that")
                 try:
                     if self._has_begun(opened, is_last=deadline is not None and time.monotonic() >= deadline):
                         yield opened

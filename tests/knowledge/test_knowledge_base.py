@@ -256,6 +256,21 @@ def test_vectors_that_were_not_read_to_the_end_hold_no_moment(
     assert list(pieces.vectors) == []
 
 
+def test_a_block_that_reads_vectors_may_read_more_and_changes_nothing(
+    kb: KnowledgeBase, path: Path, encoder: HashingEncoder
+) -> None:
+    with KnowledgeBase.open(path, encoder) as other, kb.pieces_since(0) as pieces:
+        other.remove("Zürich")
+        assert kb.triples_at(pieces.ids) == FACTS, "of the same moment"
+        assert (len(kb), kb.revision) == (4, 1)
+        for change in (lambda: kb.remove("Zürich"), lambda: kb.add(Triple("a", "b", "c")), kb.wait_to_write):
+            with pytest.raises(StoreWriteError, match="read by the block around this change; change it after that"):
+                change()
+        assert [piece.ids.tolist() for piece in pieces.vectors] == [[1, 2, 3, 4]]
+    assert (len(kb), kb.revision) == (3, 2)
+    assert kb.add(Triple("a", "b", "c")).added == 1
+
+
 # --- encoders --------------------------------------------------------------------------------------------
 
 
