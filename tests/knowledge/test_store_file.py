@@ -153,7 +153,7 @@ def test_damage_found_while_reading(kb: KnowledgeBase, path: Path, statement: st
     with sqlite3.connect(path) as other:
         other.execute(statement)
     other.close()
-    for read in (kb.embeddings, lambda: kb.changes_since(0)):
+    for read in (kb.embeddings, lambda: kb.changes_since(0), kb.check):
         with pytest.raises(StoreFormatError, match=r"damaged: vectors near id 1 are missing or do not have 16 numbers"):
             read()
 
