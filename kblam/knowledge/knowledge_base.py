@@ -338,6 +338,15 @@ class KnowledgeBase:
         """
         return self._store.pieces_since(whole("revision", revision))
 
+    def changed_since(self, revision: int) -> frozenset[int]:
+        """Ids of the triples that were written or removed after `revision`; their vectors are not read.
+
+        Raises:
+            StoreError: as `changes_since`.
+        """
+        with self.pieces_since(revision) as pieces:
+            return frozenset((*pieces.ids.tolist(), *pieces.removed.tolist()))
+
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> np.ndarray:
         """(len(texts), P) float32 vectors of this knowledge base's encoder.
 

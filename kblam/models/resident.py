@@ -154,8 +154,7 @@ class ResidentKnowledge:
         """Knowledge tokens whose triple has changed since the last `sync`, or is gone."""
         if self._rows is None or not self.is_behind:
             return frozenset()
-        changes = self.knowledge_base.changes_since(self.revision)
-        changed = {*changes.upserted.ids.tolist(), *changes.removed.tolist()}
+        changed = self.knowledge_base.changed_since(self.revision)
         return frozenset(place for place, one in enumerate(self._rows.ids) if one in changed)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ResidentKnowledge:

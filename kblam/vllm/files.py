@@ -60,8 +60,7 @@ class VersionWords:
         base = opened(self._loaded)
         revision = base.revision
         if revision != self._changed[0]:
-            changes = base.changes_since(self._loaded.revision)
-            self._changed = revision, frozenset({*changes.upserted.ids.tolist(), *changes.removed.tolist()})
+            self._changed = revision, base.changed_since(self._loaded.revision)
         return self._changed[1]
 
 

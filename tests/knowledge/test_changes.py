@@ -50,11 +50,12 @@ def test_what_changes_nothing_is_no_revision(kb: KnowledgeBase) -> None:
     "asked",
     [
         lambda kb, since: kb.changes_since(since).upserted.ids.tolist(),
+        lambda kb, since: [*kb.changed_since(since)],
         lambda kb, since: kb.names(since=since),
         lambda kb, since: kb.properties(since=since),
         lambda kb, since: kb.has_removed(since),
     ],
-    ids=["changes", "names", "properties", "removed"],
+    ids=["changes", "ids", "names", "properties", "removed"],
 )
 def test_one_change_is_found_without_walking_through_everything(
     kb: KnowledgeBase, asked: Callable[[KnowledgeBase, int], object]
@@ -101,3 +102,18 @@ def test_a_block_that_reads_vectors_may_read_more_and_changes_nothing(
         assert [piece.ids.tolist() for piece in pieces.vectors] == [[1, 2, 3, 4]]
     assert (len(kb), kb.revision) == (3, 2)
     assert kb.add(Triple("a", "b", "c")).added == 1
+
+
+def test_which_have_changed_is_told_without_their_vectors(kb: KnowledgeBase) -> None:
+    before = kb.revision
+    kb.add([Triple("Zürich", "Fluss", "Sihl"), Triple("a", "b", "c")])
+    kb.remove("東京タワー")
+    assert kb._store._transactions.opened is not None
+    statements: list[str] = []
+    kb._store._transactions.opened.connection.set_trace_callback(statements.append)
+    assert kb.changed_since(before) == {3, 4, 5}
+    assert kb.changed_since(kb.revision) == frozenset()
+    assert statements
+    assert not [one for one in statements if "embeddings" in one]
+    with pytest.raises(StoreError, match="no changes since 99; start from 0"):
+        kb.changed_since(99)
