@@ -103,8 +103,9 @@ class DeviceRows:
 
         Raises:
             KnowledgeError: its vectors have another dimension; nothing was changed.
-            DeviceFullError: there is no room; nothing was changed. If memory ran out later, or the call was
-                interrupted, the next one writes all rows again.
+            DeviceFullError: there is no room; nothing was changed. If memory ran out later, the call was
+                interrupted, or a vector was not as it was written, the next one writes all rows again.
+            StoreFormatError: the file is damaged.
         """
         if kb.dimension != self.dimension:
             raise KnowledgeError(
