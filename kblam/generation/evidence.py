@@ -17,6 +17,7 @@ from kblam.models import calls
 from kblam.models.judging import CANDIDATES, CANDIDATES_NAMED
 from kblam.models.resident import ResidentKnowledge
 from kblam_kernels import DenseKnowledge, evidence, evidence_at, top_evidence
+from kblam_kernels.knowledge import Knowledge
 
 _TINY = torch.finfo(torch.float32).tiny
 # Masses of an answer's tokens that are computed in one call: 64 MiB, whatever the size of the knowledge base.
@@ -135,12 +136,8 @@ class EvidenceRecorder:
             "backend": attention["backend"],
         }
         block_max = attention.get("block_max")
-        if block_max is None:
-            masses, places = strongest(evidence(*scored, **options), named)
-        else:
-            masses, places = top_evidence(*scored, CANDIDATES, block_max=_of_tokens(block_max[:, :, tokens]), **options)
-            own = None if named is None else evidence_at(*scored, named.clamp(min=0), **options)
-            masses, places = with_named(masses, places, named, own)
+        block_max = None if block_max is None else _of_tokens(block_max[:, :, tokens])
+        masses, places = strongest_of(*scored, named, block_max, **options)
         if index is not None:
             places = index.repeat_interleave(count, 0).gather(1, places)
         for kept, found in ((self.masses, masses), (self.places, places)):
@@ -254,6 +251,23 @@ def strongest(mass: Tensor, named: Tensor | None) -> tuple[Tensor, Tensor]:
     """
     best = mass.topk(min(CANDIDATES, mass.shape[-1]), dim=-1)
     return with_named(best.values, best.indices, named, None if named is None else mass.gather(1, named.clamp(min=0)))
+
+
+def strongest_of(
+    query: Tensor, knowledge: Knowledge, lse: Tensor, named: Tensor | None, block_max: Tensor | None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """As `strongest`, of the triples of an attention.
+
+    Args:
+        query, knowledge, lse, options: as `evidence` takes them, with one token in each row.
+        named: as `strongest`.
+        block_max: as `top_evidence` takes it.
+    """
+    if block_max is None:
+        return strongest(evidence(query, knowledge, lse, **options), named)
+    masses, places = top_evidence(query, knowledge, lse, CANDIDATES, block_max=block_max, **options)
+    own = None if named is None else evidence_at(query, knowledge, lse, named.clamp(min=0), **options)
+    return with_named(masses, places, named, own)
 
 
 def with_named(masses: Tensor, places: Tensor, named: Tensor | None, own: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -59,17 +59,27 @@ def lse_alone(
     _, of_prompt = rectangular_attention(
         query, key, value, nothing, scale=scale, window=window, prompt_mask=prompt_mask, return_lse=True
     )
-    options: dict[str, Any] = {
-        "scale": scale,
-        "knowledge_bias": knowledge_bias,
-        "knowledge_range": knowledge_range,
-        "int8_products": attend.int8_products,
-    }
-    block_max, tokens = None, attend.knowledge.num_tokens
-    if tokens >= IN_BLOCKS_FROM and of_prompt.numel() * num_blocks(tokens) <= MOST_MAXIMA:
-        of_knowledge, block_max = knowledge_lse(knowledge_query, attend.knowledge, return_block_max=True, **options)
-    else:
-        of_knowledge = knowledge_lse(knowledge_query, attend.knowledge, **options)
+    of_knowledge, block_max = of_knowledge_alone(
+        knowledge_query,
+        attend.knowledge,
+        scale=scale,
+        knowledge_bias=knowledge_bias,
+        knowledge_range=knowledge_range,
+        int8_products=attend.int8_products,
+    )
     # A row that sees no prompt is padding, and sees no knowledge.
     lse = torch.logaddexp(of_prompt, of_knowledge).masked_fill(of_prompt == -torch.inf, -torch.inf)
+    return lse, block_max
+
+
+def of_knowledge_alone(knowledge_query: Tensor, knowledge: Knowledge, **options: Any) -> tuple[Tensor, Tensor | None]:
+    """`knowledge_lse`, float32 (B, Hq, N), with its block maxima where looking in few blocks pays and there is room.
+
+    Args:
+        knowledge_query, knowledge, options: as `knowledge_lse` takes them.
+    """
+    tokens, numbers = knowledge.num_tokens, knowledge_query[..., 0].numel()
+    if tokens < IN_BLOCKS_FROM or numbers * num_blocks(tokens) > MOST_MAXIMA:
+        return knowledge_lse(knowledge_query, knowledge, **options), None
+    lse, block_max = knowledge_lse(knowledge_query, knowledge, return_block_max=True, **options)
     return lse, block_max

@@ -17,10 +17,10 @@ from vllm.utils.torch_utils import _encode_layer_name
 from vllm.v1.attention.backend import AttentionCGSupport, subclass_attention_backend_with_overrides
 
 from kblam.errors import EngineError
-from kblam.vllm.evidence import observe
+from kblam.vllm.evidence import look, observe
 from kblam.vllm.pool import KnowledgePool, serving_pool
 from kblam.vllm.prompt import PROMPTS
-from kblam.vllm.step import Step, step_of
+from kblam.vllm.step import Step, Steps, steps_of
 from kblam_kernels import merge_states, partial_knowledge_attention
 
 
@@ -137,7 +137,7 @@ def _builder(base: Any) -> Any:
                 starts = common_attn_metadata.query_start_loc_cpu[: count + 1].tolist()
                 lengths = _on_the_host(common_attn_metadata)[:count].tolist()
                 turn = pool.sayings.begin(requests, starts, lengths)
-                metadata.knowledge = step_of(pool.config, requests, starts, lengths, self.device, turn)
+                metadata.knowledge = steps_of(pool.config, requests, starts, lengths, self.device, turn)
             else:
                 pool.sayings.begin((), (), ())
             return metadata
@@ -168,21 +168,28 @@ def _impl(base: Any, prompt_of: Any) -> Any:
             **kwargs: Any,
         ) -> Tensor:
             q, r = query[:, : self.num_heads].contiguous(), query[:, -self.num_heads :]
-            step: Step | None = None if attn_metadata is None else attn_metadata.knowledge
+            steps: Steps | None = None if attn_metadata is None else attn_metadata.knowledge
+            step = None if steps is None else steps.attending(layer.layer)
             if step is None or not step.every:
                 super().forward(layer, q, key, value, kv_cache, attn_metadata, output, *args, **kwargs)
-            if step is None:
+            if steps is None:
                 return output
-            rows = layer.knowledge_queries(r[step.rows], step)
-            knowledge = layer.pool.layer(layer.layer)
-            found = partial_knowledge_attention(
-                rows, knowledge, step.starts, step.spans, knowledge_bias=step.bias, scale=self.scale
-            )
-            prompt, prompt_lse = prompt_of(self, layer, q[step.rows], kv_cache, attn_metadata, step)
-            merged, lse = merge_states(prompt, prompt_lse, *found)
-            output[step.rows] = merged
-            if step.answering and layer.layer == layer.pool.config.evidence_layer:
-                observe(layer.pool, layer.layer, rows, lse, step, self.scale)
+            is_evidence = layer.layer == layer.pool.config.evidence_layer
+            if step is not None:
+                rows = layer.knowledge_queries(r[step.rows], step)
+                knowledge = layer.pool.layer(layer.layer)
+                found = partial_knowledge_attention(
+                    rows, knowledge, step.starts, step.spans, knowledge_bias=step.bias, scale=self.scale
+                )
+                prompt, prompt_lse = prompt_of(self, layer, q[step.rows], kv_cache, attn_metadata, step)
+                merged, lse = merge_states(prompt, prompt_lse, *found)
+                output[step.rows] = merged
+                if step.answering and is_evidence:
+                    observe(layer.pool, layer.layer, rows, lse, step, self.scale)
+            if steps.looking is not None and is_evidence:
+                rows = layer.knowledge_queries(r[steps.looking.rows], steps.looking)
+                _, lse = prompt_of(self, layer, q[steps.looking.rows], kv_cache, attn_metadata, steps.looking)
+                look(layer.pool, layer.layer, rows, lse, steps.looking, self.scale)
             return output
 
     return KnowledgeImpl

@@ -238,6 +238,26 @@ class Decider:
             refusal=tuple(refusal),
         )
 
+    def is_foregone(self, question: Question, line: Line, params: Any) -> bool:
+        """Whether all that comes of a request is the line, to its end, whatever the model makes of the question.
+
+        A model's own tokens are drawn where it samples, and shown where log-probabilities are asked for.
+
+        Args:
+            question: that was decided.
+            line: of it.
+            params: vLLM's sampling parameters of the request.
+        """
+        shown = params.logprobs, params.prompt_logprobs, params.logprob_token_ids
+        return (
+            line.is_certain
+            and question.end in self._stops(params)
+            and line.tokens[-1] == question.end
+            and params.temperature == 0
+            and params.repetition_penalty == 1
+            and all(one is None for one in shown)
+        )
+
     def words(self, loaded: Loaded) -> VersionWords:
         """Of the triples of a version."""
         found = self._words.get(loaded.generation)
@@ -254,8 +274,13 @@ class Decider:
 
     def _end_of(self, params: Any) -> int | None:
         """The end token that `ask` would take, if the request ends at it; else one at which it does."""
-        stops = {*params.stop_token_ids, *_ids(params.eos_token_id)}
+        stops = self._stops(params)
         return next((one for one in self._ends if one in stops), next(iter(stops), next(iter(self._ends), None)))
+
+    @staticmethod
+    def _stops(params: Any) -> set[int]:
+        """The tokens that a request ends at."""
+        return {*params.stop_token_ids, *_ids(params.eos_token_id)}
 
 
 def foreseen(question: str, names: BaseNames, rules: Rules) -> list[str]:

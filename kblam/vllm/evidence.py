@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
 
-from kblam.generation.evidence import strongest
+from kblam.generation.evidence import strongest, strongest_of
+from kblam.models.lse import of_knowledge_alone
 from kblam.vllm.pool import KnowledgePool, Version
 from kblam.vllm.step import RequestKnowledge, Step, bias_of
-from kblam_kernels import evidence
+from kblam_kernels import evidence, partial_knowledge_attention
 
 
 def observe(pool: KnowledgePool, layer: int, rows: Tensor, lse: Tensor, step: Step, scale: float) -> None:
@@ -23,35 +27,88 @@ def observe(pool: KnowledgePool, layer: int, rows: Tensor, lse: Tensor, step: St
         step: whose rows these are.
         scale: of the scores.
     """
-    by_version: dict[Version, list[tuple[int, int]]] = {}
-    for index, row in step.answering:
-        by_version.setdefault(step.requests[index].version, []).append((index, row))
-    knowledge = pool.layer(layer)
-    for version, answering in by_version.items():
+    for version, answering in _by_version(step):
         own = [row for _, row in answering]
-        mass = evidence(
-            rows[own][:, :, None],
-            knowledge.part(slice(*version.span)),
-            lse[:, own].T[:, :, None].contiguous(),
-            scale=scale,
-            knowledge_bias=bias_of(pool.config, version),  # of the tensor the host would wait for its number
-            row_weight=torch.full((), 1 / pool.config.num_heads, dtype=torch.float32, device=lse.device),
-        )
-        if get_tensor_model_parallel_world_size() > 1:  # each worker saw the share of its own heads
-            mass = tensor_model_parallel_all_reduce(mass)
+        mass = _masses(pool, layer, version, rows[own], lse[:, own], scale)
         _tell_the_lines(version, step, [index for index, _ in answering], mass)
         told = [line for line, (index, _) in enumerate(answering) if step.requests[index].wants_evidence]
-        if not told:
-            continue
-        asking = [step.requests[answering[line][0]] for line in told]
-        kept = strongest(mass[told], _named(version, asking, mass.device))
-        masses, places = (part.tolist() for part in kept)
-        for request, triples, shares in zip(asking, places, masses, strict=True):
-            found = zip(triples, shares, strict=True)
-            pool.found[request.request_id] = [(version.rows.ids[place], share) for place, share in found if share > 0]
+        if told:
+            asking = [step.requests[answering[line][0]] for line in told]
+            _keep(pool, version, asking, *strongest(mass[told], _named(version, asking, mass.device)))
 
 
-def _named(version: Version, asking: list[RequestKnowledge], device: torch.device) -> Tensor | None:
+def look(pool: KnowledgePool, layer: int, rows: Tensor, prompt_lse: Tensor, step: Step, scale: float) -> None:
+    """As `observe`, of rows that did not attend: nothing else of them is wanted, so their output is not computed.
+
+    Args:
+        pool, layer, scale: as `observe` has them.
+        rows: (T, heads, D), one of each request.
+        prompt_lse: float32 (heads, T), of the prompt alone.
+        step: whose rows these are.
+    """
+    knowledge, is_alone = pool.layer(layer), get_tensor_model_parallel_world_size() == 1
+    if rows.device.type != "cpu":  # only the C++ kernels have the lse without the output
+        _, found = partial_knowledge_attention(
+            rows, knowledge, step.starts, step.spans, knowledge_bias=step.bias, scale=scale
+        )
+        observe(pool, layer, rows, torch.logaddexp(prompt_lse, found), step, scale)
+        return
+    for version, answering in _by_version(step):
+        own = [row for _, row in answering]
+        asking = [step.requests[index] for index, _ in answering]
+        part, options = _attention(pool, layer, version, scale)
+        query = rows[own][:, :, None]
+        found, block_max = of_knowledge_alone(query, part, **options)
+        lse = torch.logaddexp(prompt_lse[:, own].T[:, :, None], found)
+        named = _named(version, asking, lse.device)
+        if is_alone:
+            weight = _weight(pool, lse.device)
+            kept = strongest_of(query, part, lse, named, block_max, row_weight=weight, **options)
+        else:
+            kept = strongest(_masses(pool, layer, version, rows[own], lse[:, :, 0].T, scale), named)
+        _keep(pool, version, asking, *kept)
+
+
+def _by_version(step: Step) -> Iterator[tuple[Version, list[tuple[int, int]]]]:
+    """The answering requests of each version, as `Step.answering` has them."""
+    found: dict[Version, list[tuple[int, int]]] = {}
+    for index, row in step.answering:
+        found.setdefault(step.requests[index].version, []).append((index, row))
+    yield from found.items()
+
+
+def _attention(pool: KnowledgePool, layer: int, version: Version, scale: float) -> tuple[Any, dict[str, Any]]:
+    """What rows attend to, and how."""
+    # The bias as a number: of the tensor the host would wait for it.
+    options = {"scale": scale, "knowledge_bias": bias_of(pool.config, version)}
+    return pool.layer(layer).part(slice(*version.span)), options
+
+
+def _weight(pool: KnowledgePool, device: torch.device) -> Tensor:
+    """Of a head in the mean over all heads, those of other workers included."""
+    return torch.full((), 1 / pool.config.num_heads, dtype=torch.float32, device=device)
+
+
+def _masses(pool: KnowledgePool, layer: int, version: Version, rows: Tensor, lse: Tensor, scale: float) -> Tensor:
+    """(A, M) of rows (A, heads, D) and their lse (heads, A)."""
+    part, options = _attention(pool, layer, version, scale)
+    weight = _weight(pool, lse.device)
+    mass = evidence(rows[:, :, None], part, lse.T[:, :, None].contiguous(), row_weight=weight, **options)
+    if get_tensor_model_parallel_world_size() > 1:  # each worker saw the share of its own heads
+        mass = tensor_model_parallel_all_reduce(mass)
+    return mass
+
+
+def _keep(
+    pool: KnowledgePool, version: Version, asking: Sequence[RequestKnowledge], masses: Tensor, places: Tensor
+) -> None:
+    """Adds (A, k) masses at these places of the version to `pool.found`, a row of each request."""
+    for request, shares, triples in zip(asking, masses.tolist(), places.tolist(), strict=True):
+        found = zip(triples, shares, strict=True)
+        pool.found[request.request_id] = [(version.rows.ids[place], share) for place, share in found if share > 0]
+
+
+def _named(version: Version, asking: Sequence[RequestKnowledge], device: torch.device) -> Tensor | None:
     """The rows of the triples that questions name, int64 (requests, S), -1 where one names fewer; None without any."""
     rows = [version.rows.rows_of(request.named) for request in asking]
     width = max(map(len, rows))

@@ -47,7 +47,12 @@ class Line:
     @property
     def asks_attention(self) -> bool:
         """Whether it matters how much of the attention its triples get at each token."""
-        return bool(self.facts) and not self.sure and not all(self.settled)
+        return bool(self.tokens and self.facts) and not self.is_certain
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether greedy decoding says all of it, whatever the model wants, as `Pointer.is_certain` has it."""
+        return bool(self.tokens) and (self.sure or all(self.settled))
 
 
 @dataclass

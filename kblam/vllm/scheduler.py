@@ -17,7 +17,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 
-from kblam.adapter import KnowledgeAdapter
+from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.adapter.files import adapter_folder, read_config
 from kblam.errors import EngineError, EngineRequestError, KblamError
 from kblam.vllm.admission import (
@@ -149,8 +149,9 @@ class WithKnowledge(Scheduler):
             extra = {BASE: base, QUESTION: text, VERBATIM: False}
             if self._front.adapter.question_head is not None:
                 extra[VECTOR] = self._decider.vector_of(question, text)
-            one.sampling_params.extra_args = {**extra, STAMP: {**stamp, "named": question.named.get(text, ())}}
-            salt_of_cache(one, base, question.loaded)
+            named = question.named.get(text, ())
+            one.sampling_params.extra_args = {**extra, STAMP: {**stamp, "named": named, "to_evidence": True}}
+            salt_to_evidence(one, base, question.loaded, self._front.adapter)
             texts[one.request_id] = text
             made.append(one)
         self._lookups.begin(request, question, texts)
@@ -178,8 +179,13 @@ class WithKnowledge(Scheduler):
                     continue
             else:
                 extra = request.sampling_params.extra_args
-                request.sampling_params.extra_args = {**extra, STAMP: {**extra[STAMP], "line": line, "named": named}}
-                salt_of_cache(request, response.base, response.loaded)
+                alone = line is not None and self._decider.is_foregone(lookup.question, line, request.sampling_params)
+                more = {"line": line, "named": named, "to_evidence": alone}
+                request.sampling_params.extra_args = {**extra, STAMP: {**extra[STAMP], **more}}
+                if alone:
+                    salt_to_evidence(request, response.base, response.loaded, self._front.adapter)
+                else:
+                    salt_of_cache(request, response.base, response.loaded)
             super().add_request(request)
 
     def _as_base(self, request: Any) -> Any:
@@ -318,10 +324,25 @@ def knowledge_scheduler(*, vllm_config: Any, **others: Any) -> WithKnowledge:
 def salt_of_cache(request: Any, base: str, loaded: Loaded) -> None:
     """Makes the hashes of a request's blocks those of one version of one base, and of one question where it has a part
     in the knowledge queries: then keys and values above the first knowledge layer depend on it."""
+    _salt_of(request, base, loaded, "")
+
+
+def salt_to_evidence(request: Any, base: str, loaded: Loaded, config: AdapterConfig) -> None:
+    """As `salt_of_cache`, of a request that attends to knowledge below the evidence layer alone (`step.py`).
+
+    Where no knowledge layer is below, its blocks are those of the model without knowledge.
+    """
+    if config.evidence_layer == min(config.knowledge_layers):
+        salt_without_base(request)
+    else:
+        _salt_of(request, base, loaded, "to evidence")
+
+
+def _salt_of(request: Any, base: str, loaded: Loaded, how_far: str) -> None:
     vector = request.sampling_params.extra_args.get(VECTOR)
     question = "" if vector is None else blake2b(array("d", vector).tobytes(), digest_size=16).hexdigest()
     # No name has @, and a revision counts in one file only, which another may have replaced: hence the generation.
-    ours = f"{OURS}{base}@{loaded.revision}.{loaded.generation}:{question}"
+    ours = f"{OURS}{base}@{loaded.revision}.{loaded.generation}:{how_far}:{question}"
     _salt(request, f"{ours}:{request.cache_salt or ''}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ class RequestKnowledge:
         wants_evidence: whether the response has it.
         line: what it is to say; None leaves that to the model.
         named: ids of the triples that its question names.
+        to_evidence: whether nothing of it but the evidence depends on what it attends to from the evidence layer on.
     """
 
     request_id: str
@@ -38,6 +39,7 @@ class RequestKnowledge:
     wants_evidence: bool
     line: Line | None = None
     named: tuple[int, ...] = ()
+    to_evidence: bool = False
 
     @property
     def asks_attention(self) -> bool:
@@ -59,6 +61,7 @@ def request_of(pool: KnowledgePool, sampling_params: Any, prompt_tokens: int) ->
         wants_evidence=asked.evidence,
         line=stamp.get("line"),
         named=stamp.get("named", ()),
+        to_evidence=stamp.get("to_evidence", False),
     )
 
 
@@ -71,13 +74,13 @@ def bias_of(config: AdapterConfig, version: Version) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """The requests of a step that attend to knowledge: R of them, with T tokens.
+    """Requests of a step that attend to knowledge in a layer: R of them, with T tokens.
 
     Args:
         requests: R, in the order of the batch.
-        every: whether these are all requests of the step.
+        every: whether these are all tokens of the step.
         places: int64 (R,), which requests of the step they are.
-        rows: int64 (T,), which tokens of the step are theirs.
+        rows: int64 (T,), which tokens of the step are theirs, those that attend.
         starts: int32 (R + 1,), where the tokens of each begin among the T.
         request_of_row: int64 (T,).
         spans: int32 (R, 2), of the pool.
@@ -104,15 +107,36 @@ class Step:
         return torch.stack(parts)[self.request_of_row] if parts else None
 
 
-def step_of(
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """What the knowledge layers do in a step.
+
+    Args:
+        evidence_layer: of the adapter.
+        below: in the layers below it, all requests.
+        above: in it and above, those whose answer may depend on it.
+        looking: in it, the newest tokens of all others whose attention is asked for: nobody reads what they make of it.
+    """
+
+    evidence_layer: int
+    below: Step | None
+    above: Step | None
+    looking: Step | None
+
+    def attending(self, layer: int) -> Step | None:
+        """Those that attend to knowledge in a layer; None if nobody does."""
+        return self.below if layer < self.evidence_layer else self.above
+
+
+def steps_of(
     config: AdapterConfig,
     requests: Sequence[RequestKnowledge | None],
     starts: Sequence[int],
     lengths: Sequence[int],
     device: torch.device,
     turn: Turn | None = None,
-) -> Step | None:
-    """The step of a batch; None if no request attends to knowledge.
+) -> Steps | None:
+    """What the knowledge layers do in the step of a batch; None if that is nothing.
 
     Args:
         config: of the adapter.
@@ -123,32 +147,68 @@ def step_of(
         turn: of those that have a line.
     """
     seeing = [
-        (place, request)
+        _Seeing(place, request, range(starts[place], starts[place + 1]), lengths[place] >= request.prompt_tokens)
         for place, request in enumerate(requests)
         if request is not None and request.version.rows.count and starts[place + 1] > starts[place]
     ]
-    if not seeing:
-        return None
-    counts = [starts[place + 1] - starts[place] for place, _ in seeing]
+    above = [one for one in seeing if not one.request.to_evidence]
+    looking = [one.newest for one in seeing if one.request.to_evidence and one.answers]
+
+    def step(chosen: Sequence[_Seeing]) -> Step | None:
+        return _step(config, chosen, starts[len(requests)], device, turn) if chosen else None
+
+    made = step(above)
+    is_first = config.evidence_layer == min(config.knowledge_layers)
+    below = None if is_first else made if len(above) == len(seeing) else step(seeing)
+    seen = step(looking)
+    return None if below is None and made is None and seen is None else Steps(config.evidence_layer, below, made, seen)
+
+
+@dataclass(frozen=True)
+class _Seeing:
+    """A request of a step that has knowledge.
+
+    Args:
+        place: in the batch.
+        request: the request.
+        rows: its tokens in the step, those that attend.
+        chooses: whether it chooses a token in this step.
+    """
+
+    place: int
+    request: RequestKnowledge
+    rows: range
+    chooses: bool
+
+    @property
+    def answers(self) -> bool:
+        """Whether its attention is asked for in this step."""
+        return self.chooses and self.request.asks_attention
+
+    @property
+    def newest(self) -> _Seeing:
+        """The same with its last token alone."""
+        return replace(self, rows=self.rows[-1:])
+
+
+def _step(
+    config: AdapterConfig, seeing: Sequence[_Seeing], tokens: int, device: torch.device, turn: Turn | None
+) -> Step:
+    counts = [len(one.rows) for one in seeing]
     own = [0, *itertools.accumulate(counts)]
-    rows = [row for place, _ in seeing for row in range(starts[place], starts[place + 1])]
 
     def tensor(values: Sequence[Any], dtype: torch.dtype) -> Tensor:
         return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
 
     return Step(
-        requests=[request for _, request in seeing],
-        every=len(seeing) == len(requests),
-        places=tensor([place for place, _ in seeing], torch.int64),
-        rows=tensor(rows, torch.int64),
+        requests=[one.request for one in seeing],
+        every=own[-1] == tokens,
+        places=tensor([one.place for one in seeing], torch.int64),
+        rows=tensor([row for one in seeing for row in one.rows], torch.int64),
         starts=tensor(own, torch.int32),
         request_of_row=tensor([index for index, count in enumerate(counts) for _ in range(count)], torch.int64),
-        spans=tensor([request.version.span for _, request in seeing], torch.int32),
-        bias=tensor([bias_of(config, request.version) for _, request in seeing], torch.float32),
-        answering=[
-            (index, own[index + 1] - 1)
-            for index, (place, request) in enumerate(seeing)
-            if request.asks_attention and lengths[place] >= request.prompt_tokens
-        ],
+        spans=tensor([one.request.version.span for one in seeing], torch.int32),
+        bias=tensor([bias_of(config, one.request.version) for one in seeing], torch.float32),
+        answering=[(index, own[index + 1] - 1) for index, one in enumerate(seeing) if one.answers],
         turn=turn,
     )

@@ -24,7 +24,7 @@ from kblam.models.resident import ResidentKnowledge
 from kblam.vllm.pool import KnowledgePool
 from kblam.vllm.registry import Registry, open_folder
 from kblam.vllm.settings import Settings
-from kblam.vllm.step import RequestKnowledge, step_of
+from kblam.vllm.step import RequestKnowledge, steps_of
 from kblam_kernels import partial_knowledge_attention
 from tests.fakes import HashingEncoder
 
@@ -277,8 +277,12 @@ def test_a_step_knows_the_rows_spans_and_answers_of_its_requests(
     parts = pool.question_parts(tuple(range(WIDTH)))
     first = RequestKnowledge("first", a, parts, prompt_tokens=9, wants_evidence=True)
     second = RequestKnowledge("second", b, parts, prompt_tokens=9, wants_evidence=True)
-    step = step_of(pool.config, [first, None, second], [0, 2, 3, 6], [9, 4, 5], torch.device("cpu"))
+    steps = steps_of(pool.config, [first, None, second], [0, 2, 3, 6], [9, 4, 5], torch.device("cpu"))
+    assert steps is not None
+    assert steps.looking is None
+    step = steps.attending(1)
     assert step is not None
+    assert step is steps.attending(3)
     assert not step.every
     assert step.rows.tolist() == [0, 1, 3, 4, 5]
     assert step.starts.tolist() == [0, 2, 5]
@@ -289,7 +293,7 @@ def test_a_step_knows_the_rows_spans_and_answers_of_its_requests(
     question = step.question(1)
     assert question is not None
     assert torch.equal(question, parts[1].expand(5, -1, -1))
-    assert step_of(pool.config, [None, replace(first)], [0, 2, 2], [2, 9], torch.device("cpu")) is None
+    assert steps_of(pool.config, [None, replace(first)], [0, 2, 2], [2, 9], torch.device("cpu")) is None
 
 
 def test_without_bases_to_start_with_a_pool_has_to_be_told_its_size(adapter: KnowledgeAdapter, engine: Any) -> None:
