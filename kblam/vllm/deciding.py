@@ -241,7 +241,8 @@ class Decider:
     def is_foregone(self, question: Question, line: Line, params: Any) -> bool:
         """Whether all that comes of a request is the line, to its end, whatever the model makes of the question.
 
-        A model's own tokens are drawn where it samples, and shown where log-probabilities are asked for.
+        A model's own tokens are drawn where it samples, and shown where log-probabilities are asked for. Where a stop
+        string ends an answer the front end says when, token by token.
 
         Args:
             question: that was decided.
@@ -255,6 +256,7 @@ class Decider:
             and line.tokens[-1] == question.end
             and params.temperature == 0
             and params.repetition_penalty == 1
+            and not params.stop
             and all(one is None for one in shown)
         )
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
 
-from kblam.generation.evidence import strongest, strongest_of
-from kblam.models.lse import of_knowledge_alone
+from kblam.generation.evidence import MASSES_AT_ONCE, strongest, strongest_of
+from kblam.models.lse import of_knowledge_alone, tokens_at_once
 from kblam.vllm.pool import KnowledgePool, Version
 from kblam.vllm.step import RequestKnowledge, Step, bias_of
 from kblam_kernels import evidence, partial_knowledge_attention
 
 
 def observe(pool: KnowledgePool, layer: int, rows: Tensor, lse: Tensor, step: Step, scale: float) -> None:
-    """Adds the best triples of every answering request to `pool.found`.
+    """Adds the best triples of every answering row to `pool.found`.
 
     Args:
         pool: of the worker.
@@ -27,13 +27,12 @@ def observe(pool: KnowledgePool, layer: int, rows: Tensor, lse: Tensor, step: St
         step: whose rows these are.
         scale: of the scores.
     """
-    for version, answering in _by_version(step):
-        own = [row for _, row in answering]
+    for version, requests, own in _by_version(step, _masses_at_once):
         mass = _masses(pool, layer, version, rows[own], lse[:, own], scale)
-        _tell_the_lines(version, step, [index for index, _ in answering], mass)
-        told = [line for line, (index, _) in enumerate(answering) if step.requests[index].wants_evidence]
+        _tell_the_lines(version, step, requests, mass)
+        told = [line for line, request in enumerate(requests) if request.wants_evidence]
         if told:
-            asking = [step.requests[answering[line][0]] for line in told]
+            asking = [requests[line] for line in told]
             _keep(pool, version, asking, *strongest(mass[told], _named(version, asking, mass.device)))
 
 
@@ -42,39 +41,52 @@ def look(pool: KnowledgePool, layer: int, rows: Tensor, prompt_lse: Tensor, step
 
     Args:
         pool, layer, scale: as `observe` has them.
-        rows: (T, heads, D), one of each request.
+        rows: (T, heads, D).
         prompt_lse: float32 (heads, T), of the prompt alone.
         step: whose rows these are.
     """
-    knowledge, is_alone = pool.layer(layer), get_tensor_model_parallel_world_size() == 1
-    if rows.device.type != "cpu":  # only the C++ kernels have the lse without the output
-        _, found = partial_knowledge_attention(
-            rows, knowledge, step.starts, step.spans, knowledge_bias=step.bias, scale=scale
+    if not _has_lse_alone(rows.device) or get_tensor_model_parallel_world_size() > 1:
+        _, of_knowledge = partial_knowledge_attention(
+            rows, pool.layer(layer), step.starts, step.spans, knowledge_bias=step.bias, scale=scale
         )
-        observe(pool, layer, rows, torch.logaddexp(prompt_lse, found), step, scale)
+        observe(pool, layer, rows, torch.logaddexp(prompt_lse, of_knowledge), step, scale)
         return
-    for version, answering in _by_version(step):
-        own = [row for _, row in answering]
-        asking = [step.requests[index] for index, _ in answering]
+
+    def at_once(version: Version) -> int:
+        return tokens_at_once(pool.layer(layer).part(slice(*version.span)), 1) or _masses_at_once(version)
+
+    for version, requests, own in _by_version(step, at_once):
         part, options = _attention(pool, layer, version, scale)
         query = rows[own][:, :, None]
-        found, block_max = of_knowledge_alone(query, part, **options)
-        lse = torch.logaddexp(prompt_lse[:, own].T[:, :, None], found)
-        named = _named(version, asking, lse.device)
-        if is_alone:
-            weight = _weight(pool, lse.device)
-            kept = strongest_of(query, part, lse, named, block_max, row_weight=weight, **options)
-        else:
-            kept = strongest(_masses(pool, layer, version, rows[own], lse[:, :, 0].T, scale), named)
-        _keep(pool, version, asking, *kept)
+        of_knowledge, block_max = of_knowledge_alone(query, part, **options)
+        lse = torch.logaddexp(prompt_lse[:, own].T[:, :, None], of_knowledge)
+        named, weight = _named(version, requests, lse.device), _weight(pool, lse.device)
+        kept = strongest_of(query, part, lse, named, block_max, row_weight=weight, **options)
+        _keep(pool, version, requests, *kept)
 
 
-def _by_version(step: Step) -> Iterator[tuple[Version, list[tuple[int, int]]]]:
-    """The answering requests of each version, as `Step.answering` has them."""
+def _has_lse_alone(device: torch.device) -> bool:
+    """Whether the kernels have the lse in less time than the output: the C++ ones do."""
+    return device.type == "cpu"
+
+
+def _by_version(
+    step: Step, at_once: Callable[[Version], int]
+) -> Iterator[tuple[Version, list[RequestKnowledge], list[int]]]:
+    """The answering rows of each version, so many at a time, and whose they are."""
     found: dict[Version, list[tuple[int, int]]] = {}
     for index, row in step.answering:
         found.setdefault(step.requests[index].version, []).append((index, row))
-    yield from found.items()
+    for version, answering in found.items():
+        most = at_once(version)
+        for start in range(0, len(answering), most):
+            some = answering[start : start + most]
+            yield version, [step.requests[index] for index, _ in some], [row for _, row in some]
+
+
+def _masses_at_once(version: Version) -> int:
+    """Rows whose masses of all triples there is memory for."""
+    return max(1, MASSES_AT_ONCE // max(1, version.rows.count))
 
 
 def _attention(pool: KnowledgePool, layer: int, version: Version, scale: float) -> tuple[Any, dict[str, Any]]:
@@ -102,10 +114,11 @@ def _masses(pool: KnowledgePool, layer: int, version: Version, rows: Tensor, lse
 def _keep(
     pool: KnowledgePool, version: Version, asking: Sequence[RequestKnowledge], masses: Tensor, places: Tensor
 ) -> None:
-    """Adds (A, k) masses at these places of the version to `pool.found`, a row of each request."""
+    """Adds (A, k) masses at these places of the version to `pool.found`; a request may have several rows."""
     for request, shares, triples in zip(asking, masses.tolist(), places.tolist(), strict=True):
         found = zip(triples, shares, strict=True)
-        pool.found[request.request_id] = [(version.rows.ids[place], share) for place, share in found if share > 0]
+        own = pool.found.setdefault(request.request_id, [])
+        own += [(version.rows.ids[place], share) for place, share in found if share > 0]
 
 
 def _named(version: Version, asking: Sequence[RequestKnowledge], device: torch.device) -> Tensor | None:
@@ -115,13 +128,12 @@ def _named(version: Version, asking: Sequence[RequestKnowledge], device: torch.d
     return torch.tensor([[*one, *[-1] * (width - len(one))] for one in rows], device=device) if width else None
 
 
-def _tell_the_lines(version: Version, step: Step, answering: list[int], mass: Tensor) -> None:
+def _tell_the_lines(version: Version, step: Step, answering: Sequence[RequestKnowledge], mass: Tensor) -> None:
     """Sums what the planned triples of each request got, for those that it matters for; nothing leaves the device."""
     if step.turn is None:
         return
     place_of = {id(request): place for place, request in enumerate(step.turn.requests)}
-    for line, index in enumerate(answering):
-        request = step.requests[index]
+    for line, request in enumerate(answering):
         if request.line is not None and request.line.asks_attention:
             rows = version.rows.rows_of(request.line.facts)
             step.turn.now[place_of[id(request)]] = mass[line, rows].sum()

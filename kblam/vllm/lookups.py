@@ -1,7 +1,11 @@
-"""Questions that are looked up before they are answered: each by requests of one token, which no client sees."""
+"""Questions that are looked up before they are answered, and answers that are read for their evidence.
+
+Each by requests of one token, which no client sees.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,10 +14,9 @@ from vllm import SamplingParams
 from vllm.v1.request import Request
 
 from kblam.vllm.deciding import Question
+from kblam.vllm.salts import plain_salt
 
 Found = Sequence[tuple[int, float]]
-
-OURS = "kblam:"  # how the salts of blocks begin that attended to knowledge
 
 
 @dataclass
@@ -24,13 +27,20 @@ class Lookup:
         question: that is looked up.
         askers: the requests that wait for it, held back until then.
         texts: of each lookup request, by its id.
-        found: by text, what it found: ids of triples and masses, the largest first.
+        said: the answer, once it is foregone and only read for its evidence; None before.
+        found: by text, what it found: ids of triples and masses, the largest first, or those of all tokens of an answer
+            that is read.
+        prefill: vLLM's statistics of the question's prompt.
+        begun: when it was, in seconds, as vLLM counts them for its statistics.
     """
 
     question: Question
     askers: list[Request]
     texts: dict[str, str]
-    found: dict[str, Found] = field(default_factory=dict)
+    said: list[int] | None = None
+    found: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    prefill: Any = None
+    begun: float = field(default_factory=time.monotonic)
     _open: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -74,15 +84,35 @@ class Lookups:
         self._by_question[_key(request, question)] = lookup
         self._by_request |= dict.fromkeys(texts, lookup)
 
+    def read(self, request: Request, lookup: Lookup, said: list[int], reader: str) -> None:
+        """Has a request wait until its answer is read.
+
+        Args:
+            request: that asked.
+            lookup: of its question.
+            said: the tokens of its answer.
+            reader: id of the request that reads them.
+        """
+        texts = {reader: lookup.question.text}
+        self._by_request[reader] = Lookup(
+            lookup.question, [request], texts, said, prefill=lookup.prefill, begun=lookup.begun
+        )
+
     def __contains__(self, request_id: object) -> bool:
         """Whether a request is one that looks something up."""
         return request_id in self._by_request
 
     def note(self, request_id: str, found: Found) -> None:
-        """What a request found; of any other request nothing is kept."""
+        """What a request found in a step; of any other request nothing is kept."""
         lookup = self._by_request.get(request_id)
         if lookup is not None:
-            lookup.found[lookup.texts[request_id]] = found
+            lookup.found.setdefault(lookup.texts[request_id], []).extend(found)
+
+    def measured(self, request_id: str, prefill: Any) -> None:
+        """vLLM's statistics of the request that reads a question as a whole; of any other nothing is kept."""
+        lookup = self._by_request.get(request_id)
+        if lookup is not None and lookup.said is None and lookup.texts[request_id] == lookup.question.text:
+            lookup.prefill = prefill
 
     def ended(self, request_id: str) -> None:
         """A request has ended."""
@@ -117,10 +147,10 @@ class Lookups:
             self._by_request.pop(request_id, None)
 
 
-def lookup_request(asker: Request, number: int, prompt: list[int]) -> Any:
+def lookup_request(asker: Request, name: int | str, prompt: list[int]) -> Any:
     """A request that ends after one token, with the rights of the one that asks."""
     return Request(
-        f"{asker.request_id}?{number}",
+        f"{asker.request_id}?{name}",
         prompt,
         SamplingParams(temperature=0, max_tokens=1),
         None,
@@ -152,8 +182,3 @@ def _key(request: Request, question: Question) -> object:
     rules = question.rules
     same = question.text, tuple(question.prompt), question.loaded.generation, question.end
     return *same, rules.unknown, rules.known_above, request.cache_salt
-
-
-def plain_salt(given: str | None) -> str | None:
-    """A client's salt of the prefix cache, which is none of ours."""
-    return f"plain:{given}" if given is not None and given.startswith(OURS) else given

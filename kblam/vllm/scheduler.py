@@ -1,23 +1,18 @@
-"""vLLM's scheduler with knowledge: it fixes which version a request attends to, and keeps caches of versions apart.
-
-The keys and values of a prompt depend on the knowledge that its tokens attended to, so a cached prefix is good for one
-version of one base. The salt that keeps them apart is added here, where every request comes by, whoever made it.
-"""
+"""vLLM's scheduler with knowledge: it fixes which version a request attends to, and what it is to say."""
 
 from __future__ import annotations
 
 import copy
 import logging
-from array import array
 from collections import Counter
-from hashlib import blake2b
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.core.sched.utils import check_stop
+from vllm.v1.engine import EngineCoreEventType, EngineCoreOutput, EngineCoreOutputs, FinishReason
 
-from kblam.adapter import AdapterConfig, KnowledgeAdapter
+from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.files import adapter_folder, read_config
 from kblam.errors import EngineError, EngineRequestError, KblamError
 from kblam.vllm.admission import (
@@ -35,11 +30,13 @@ from kblam.vllm.admission import (
 )
 from kblam.vllm.deciding import Decider, Question
 from kblam.vllm.files import VersionWords
-from kblam.vllm.lookups import OURS, Lookup, Lookups, as_base_request, lookup_request, plain_salt
+from kblam.vllm.lookups import Lookup, Lookups, as_base_request, lookup_request
 from kblam.vllm.parent import end_with_parent
 from kblam.vllm.past import Past
-from kblam.vllm.registry import Loaded, Registry
+from kblam.vllm.registry import Registry
 from kblam.vllm.response import Response, Samples, said_of
+from kblam.vllm.salts import salt_of_cache, salt_to_evidence, salt_without_base
+from kblam.vllm.saying import Line
 from kblam.vllm.settings import Settings
 
 logger = logging.getLogger("kblam")
@@ -60,7 +57,8 @@ class WithKnowledge(Scheduler):
         self._samples: dict[tuple[int, str], Samples] = {}
         self._left: dict[str, Response] = {}
         self._in_use: Counter[int] = Counter()
-        self._refused: list[tuple[Any, dict[str, Any]]] = []
+        # Of requests that did not run: what the next step's outputs have.
+        self._told: list[tuple[Any, EngineCoreOutput]] = []
         self.connector.ended = self._ended
         self._registry.say_in_use(frozenset())
         end_with_parent()
@@ -137,26 +135,41 @@ class WithKnowledge(Scheduler):
         assert self._decider is not None
         if self._lookups.join(request, question):
             return
-        base = self._responses[request.request_id].base
         texts: dict[str, str] = {}
         made = []
         for number, text in enumerate((question.text, *question.parts)):
             prompt = list(question.prompt) if number == 0 else self._decider.prompt_of(text)
             if len(prompt) >= self.max_model_len:
                 raise EngineRequestError(f"a part of the question takes {len(prompt)} tokens: {text!r:.80}")
-            one = lookup_request(request, number, prompt)
-            stamp = {"request": one.request_id, "generation": question.loaded.generation}
-            extra = {BASE: base, QUESTION: text, VERBATIM: False}
-            if self._front.adapter.question_head is not None:
-                extra[VECTOR] = self._decider.vector_of(question, text)
-            named = question.named.get(text, ())
-            one.sampling_params.extra_args = {**extra, STAMP: {**stamp, "named": named, "to_evidence": True}}
-            salt_to_evidence(one, base, question.loaded, self._front.adapter)
+            one = self._reader(request, number, question, text, prompt, len(prompt) - 1)
             texts[one.request_id] = text
             made.append(one)
         self._lookups.begin(request, question, texts)
         for one in made:
             super().add_request(one)
+
+    def _reader(self, asker: Any, name: int | str, question: Question, text: str, prompt: list[int], first: int) -> Any:
+        """A request that only its evidence is wanted of.
+
+        Args:
+            asker, name, prompt: as `lookup_request` takes them.
+            question: that is looked up.
+            text: whose vector is in the knowledge queries, the question's or a part's.
+            first: of the prompt's tokens that evidence is wanted of.
+
+        Raises:
+            KblamError: the text cannot be encoded.
+        """
+        assert self._decider is not None
+        base = self._responses[asker.request_id].base
+        made = lookup_request(asker, name, prompt)
+        extra = {BASE: base, QUESTION: text, VERBATIM: False}
+        if self._front.adapter.question_head is not None:
+            extra[VECTOR] = self._decider.vector_of(question, text)
+        stamp = {"request": made.request_id, "generation": question.loaded.generation, "to_evidence": first}
+        made.sampling_params.extra_args = {**extra, STAMP: {**stamp, "named": question.named.get(text, ())}}
+        salt_to_evidence(made, base, question.loaded, self._front.adapter)
+        return made
 
     def _answer(self, lookup: Lookup) -> None:
         """Lets the requests run that waited for a lookup, with what it decides."""
@@ -177,16 +190,59 @@ class WithKnowledge(Scheduler):
                 except KblamError as error:
                     self._refuse(request, error)
                     continue
+            elif line is not None and self._decider.is_foregone(lookup.question, line, request.sampling_params):
+                try:
+                    self._say_at_once(request, lookup, line)
+                except KblamError as error:
+                    self._refuse(request, error)
+                continue
             else:
                 extra = request.sampling_params.extra_args
-                alone = line is not None and self._decider.is_foregone(lookup.question, line, request.sampling_params)
-                more = {"line": line, "named": named, "to_evidence": alone}
-                request.sampling_params.extra_args = {**extra, STAMP: {**extra[STAMP], **more}}
-                if alone:
-                    salt_to_evidence(request, response.base, response.loaded, self._front.adapter)
-                else:
-                    salt_of_cache(request, response.base, response.loaded)
+                request.sampling_params.extra_args = {**extra, STAMP: {**extra[STAMP], "line": line, "named": named}}
+                salt_of_cache(request, response.base, response.loaded)
             super().add_request(request)
+
+    def _say_at_once(self, request: Any, lookup: Lookup, line: Line) -> None:
+        """Has a request say its line without a step for each token; its tokens are read together for their evidence.
+
+        Raises:
+            KblamError: they cannot be.
+        """
+        said: list[int] = []
+        for token in line.tokens:
+            said.append(token)
+            request.append_output_token_ids(token)
+            if check_stop(request, self.max_model_len):
+                break
+        question = lookup.question
+        self._responses[request.request_id].add(lookup.found.get(question.text, ()))
+        # What the last token attends to, nothing follows.
+        if len(said) == 1 or not asked_of(request.sampling_params).evidence:
+            self._tell(request, said, lookup)
+            return
+        prompt = [*question.prompt, *said[:-1]]
+        reader = self._reader(request, "answer", question, question.text, prompt, len(question.prompt))
+        self._lookups.read(request, lookup, said, reader.request_id)
+        super().add_request(reader)
+
+    def _tell(self, request: Any, said: list[int], lookup: Lookup) -> None:
+        """A request's output is what it was to say, and its end."""
+        response = self._forget(request.request_id)
+        assert response is not None
+        if self.log_stats:  # its prompt was read by the lookup
+            request.record_event(EngineCoreEventType.QUEUED, lookup.begun)
+            request.record_event(EngineCoreEventType.SCHEDULED, lookup.begun)
+        output = EngineCoreOutput(
+            request_id=request.request_id,
+            new_token_ids=said,
+            finish_reason=request.get_finished_reason(),
+            stop_reason=request.stop_reason,
+            events=request.take_events(),
+            prefill_stats=lookup.prefill,
+            kv_transfer_params={STAMP: response.told(response.said(said, self._decider))},
+            trace_headers=request.trace_headers,
+        )
+        self._told.append((request, output))
 
     def _as_base(self, request: Any) -> Any:
         """A request as it would be if nothing were attached.
@@ -214,7 +270,13 @@ class WithKnowledge(Scheduler):
         elif (sample := self._sample_of(request)) is not None:  # before it had a response; others of its kind may have
             said = sample[0].told(sample[1], said)
             self._end_sample(sample[0])
-        self._refused.append((request, said))
+        output = EngineCoreOutput(
+            request_id=request.request_id,
+            new_token_ids=[],
+            finish_reason=FinishReason.ERROR,
+            kv_transfer_params={STAMP: said},
+        )
+        self._told.append((request, output))
 
     def finish_requests(self, request_ids: Any, finished_status: Any) -> list[Any]:
         """Ends requests from outside, those too that wait for a lookup."""
@@ -228,8 +290,8 @@ class WithKnowledge(Scheduler):
         return [*dropped, *(request for request in ended if request.request_id not in idle)]
 
     def has_requests(self) -> bool:
-        """A refusal is told by the next step."""
-        return bool(self._refused) or super().has_requests()
+        """What did not run is told by the next step."""
+        return bool(self._told) or super().has_requests()
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> dict[int, EngineCoreOutputs]:
         """Collects the step's evidence, before requests end by it."""
@@ -242,6 +304,8 @@ class WithKnowledge(Scheduler):
         looking = {request_id for request_id in scheduler_output.num_scheduled_tokens if request_id in self._lookups}
         outputs: dict[int, EngineCoreOutputs] = super().update_from_output(scheduler_output, model_runner_output)
         for of_client in outputs.values():
+            for output in of_client.outputs:
+                self._lookups.measured(output.request_id, output.prefill_stats)
             of_client.outputs = [output for output in of_client.outputs if output.request_id not in looking]
             for output in of_client.outputs:
                 response = self._responses.get(output.request_id)
@@ -255,16 +319,15 @@ class WithKnowledge(Scheduler):
                 output.kv_transfer_params = {STAMP: response.sample[0].of_all()}
         self._left.clear()
         for lookup in self._lookups.finished():
-            self._answer(lookup)
-        for request, said in self._refused:
-            output = EngineCoreOutput(
-                request_id=request.request_id,
-                new_token_ids=[],
-                finish_reason=FinishReason.ERROR,
-                kv_transfer_params={STAMP: said},
-            )
+            if lookup.said is None:
+                self._answer(lookup)
+            else:
+                (request,) = lookup.askers
+                self._responses[request.request_id].add(lookup.found.get(lookup.question.text, ()))
+                self._tell(request, lookup.said, lookup)
+        for request, output in self._told:
             outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(output)
-        self._refused.clear()
+        self._told.clear()
         return outputs
 
     def _ended(self, request: Any) -> dict[str, Any] | None:
@@ -319,40 +382,3 @@ def knowledge_scheduler(*, vllm_config: Any, **others: Any) -> WithKnowledge:
     """The scheduler for an engine; vLLM calls it as it would a class."""
     kind = AsyncKnowledgeScheduler if vllm_config.scheduler_config.async_scheduling else KnowledgeScheduler
     return kind(vllm_config=vllm_config, **others)
-
-
-def salt_of_cache(request: Any, base: str, loaded: Loaded) -> None:
-    """Makes the hashes of a request's blocks those of one version of one base, and of one question where it has a part
-    in the knowledge queries: then keys and values above the first knowledge layer depend on it."""
-    _salt_of(request, base, loaded, "")
-
-
-def salt_to_evidence(request: Any, base: str, loaded: Loaded, config: AdapterConfig) -> None:
-    """As `salt_of_cache`, of a request that attends to knowledge below the evidence layer alone (`step.py`).
-
-    Where no knowledge layer is below, its blocks are those of the model without knowledge.
-    """
-    if config.evidence_layer == min(config.knowledge_layers):
-        salt_without_base(request)
-    else:
-        _salt_of(request, base, loaded, "to evidence")
-
-
-def _salt_of(request: Any, base: str, loaded: Loaded, how_far: str) -> None:
-    vector = request.sampling_params.extra_args.get(VECTOR)
-    question = "" if vector is None else blake2b(array("d", vector).tobytes(), digest_size=16).hexdigest()
-    # No name has @, and a revision counts in one file only, which another may have replaced: hence the generation.
-    ours = f"{OURS}{base}@{loaded.revision}.{loaded.generation}:{how_far}:{question}"
-    _salt(request, f"{ours}:{request.cache_salt or ''}")
-
-
-def salt_without_base(request: Any) -> None:
-    """Keeps a client from naming the blocks of a base by a salt of his own."""
-    if (request.cache_salt or "").startswith(OURS):
-        _salt(request, plain_salt(request.cache_salt))
-
-
-def _salt(request: Any, salt: str | None) -> None:
-    request.cache_salt = salt
-    request.block_hashes.clear()
-    request.update_block_hashes()

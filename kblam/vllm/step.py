@@ -29,7 +29,8 @@ class RequestKnowledge:
         wants_evidence: whether the response has it.
         line: what it is to say; None leaves that to the model.
         named: ids of the triples that its question names.
-        to_evidence: whether nothing of it but the evidence depends on what it attends to from the evidence layer on.
+        to_evidence: where nothing of it but the evidence depends on what it attends to from the evidence layer on, the
+            first of its tokens that evidence is wanted of; else None.
     """
 
     request_id: str
@@ -39,7 +40,7 @@ class RequestKnowledge:
     wants_evidence: bool
     line: Line | None = None
     named: tuple[int, ...] = ()
-    to_evidence: bool = False
+    to_evidence: int | None = None
 
     @property
     def asks_attention(self) -> bool:
@@ -61,7 +62,7 @@ def request_of(pool: KnowledgePool, sampling_params: Any, prompt_tokens: int) ->
         wants_evidence=asked.evidence,
         line=stamp.get("line"),
         named=stamp.get("named", ()),
-        to_evidence=stamp.get("to_evidence", False),
+        to_evidence=stamp.get("to_evidence"),
     )
 
 
@@ -85,8 +86,7 @@ class Step:
         request_of_row: int64 (T,).
         spans: int32 (R, 2), of the pool.
         bias: float32 (R,).
-        answering: of those that choose a token in this step and whose attention is asked for: (their place among the R,
-            the last of their T tokens).
+        answering: the tokens whose evidence is asked for: (the place among the R of whose it is, which of the T).
         turn: what those of them that have a line do in it.
     """
 
@@ -115,7 +115,7 @@ class Steps:
         evidence_layer: of the adapter.
         below: in the layers below it, all requests.
         above: in it and above, those whose answer may depend on it.
-        looking: in it, the newest tokens of all others whose attention is asked for: nobody reads what they make of it.
+        looking: in it, the tokens of all others that evidence is wanted of: nobody reads what they make of it.
     """
 
     evidence_layer: int
@@ -147,20 +147,20 @@ def steps_of(
         turn: of those that have a line.
     """
     seeing = [
-        _Seeing(place, request, range(starts[place], starts[place + 1]), lengths[place] >= request.prompt_tokens)
+        _Seeing(place, request, range(starts[place], starts[place + 1]), lengths[place])
         for place, request in enumerate(requests)
         if request is not None and request.version.rows.count and starts[place + 1] > starts[place]
     ]
-    above = [one for one in seeing if not one.request.to_evidence]
-    looking = [one.newest for one in seeing if one.request.to_evidence and one.answers]
+    above = [one for one in seeing if one.request.to_evidence is None]
+    looking = [one.looked_at for one in seeing if one.request.to_evidence is not None]
 
     def step(chosen: Sequence[_Seeing]) -> Step | None:
-        return _step(config, chosen, starts[len(requests)], device, turn) if chosen else None
+        some = [one for one in chosen if one.rows]
+        return _step(config, some, starts[len(requests)], device, turn) if some else None
 
-    made = step(above)
+    made, seen = step(above), step(looking)
     is_first = config.evidence_layer == min(config.knowledge_layers)
     below = None if is_first else made if len(above) == len(seeing) else step(seeing)
-    seen = step(looking)
     return None if below is None and made is None and seen is None else Steps(config.evidence_layer, below, made, seen)
 
 
@@ -172,23 +172,28 @@ class _Seeing:
         place: in the batch.
         request: the request.
         rows: its tokens in the step, those that attend.
-        chooses: whether it chooses a token in this step.
+        length: of it, after the step.
     """
 
     place: int
     request: RequestKnowledge
     rows: range
-    chooses: bool
+    length: int
 
     @property
-    def answers(self) -> bool:
-        """Whether its attention is asked for in this step."""
-        return self.chooses and self.request.asks_attention
+    def answering(self) -> range:
+        """Those of its rows that evidence is asked of: what it chooses a token from, or all that it is read for."""
+        if not self.request.asks_attention:
+            return self.rows[:0]
+        if self.request.to_evidence is not None:
+            first = self.length - len(self.rows)
+            return self.rows[max(0, self.request.to_evidence - first) :]
+        return self.rows[-1:] if self.length >= self.request.prompt_tokens else self.rows[:0]
 
     @property
-    def newest(self) -> _Seeing:
-        """The same with its last token alone."""
-        return replace(self, rows=self.rows[-1:])
+    def looked_at(self) -> _Seeing:
+        """The same with those rows alone."""
+        return replace(self, rows=self.answering)
 
 
 def _step(
@@ -209,6 +214,8 @@ def _step(
         request_of_row=tensor([index for index, count in enumerate(counts) for _ in range(count)], torch.int64),
         spans=tensor([one.request.version.span for one in seeing], torch.int32),
         bias=tensor([bias_of(config, one.request.version) for one in seeing], torch.float32),
-        answering=[(index, own[index + 1] - 1) for index, one in enumerate(seeing) if one.answers],
+        answering=[
+            (index, own[index] + row - one.rows.start) for index, one in enumerate(seeing) for row in one.answering
+        ],
         turn=turn,
     )
