@@ -6,9 +6,11 @@ Each by requests of one token, which no client sees.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
+from uuid import uuid4
 
 from vllm import SamplingParams
 from vllm.v1.request import Request
@@ -147,8 +149,16 @@ class Lookups:
             self._by_request.pop(request_id, None)
 
 
-def lookup_request(asker: Request, name: int | str, prompt: list[int]) -> Any:
-    """A request that ends after one token, with the rights of the one that asks."""
+def lookup_request(asker: Request, name: int | str, prompt: list[int], blocks: int | None = None) -> Any:
+    """A request that ends after one token, with the rights of the one that asks.
+
+    Args:
+        asker: that asks.
+        name: of the request, beside the asker's.
+        prompt: token ids.
+        blocks: so many blocks of the prompt may come from the prefix cache, where they are; None for all.
+    """
+    hasher = asker._block_hasher
     return Request(
         f"{asker.request_id}?{name}",
         prompt,
@@ -158,7 +168,7 @@ def lookup_request(asker: Request, name: int | str, prompt: list[int]) -> Any:
         arrival_time=asker.arrival_time,
         cache_salt=asker.cache_salt,
         priority=asker.priority,
-        block_hasher=asker._block_hasher,
+        block_hasher=hasher if hasher is None or blocks is None else _read_anew(hasher, blocks),
     )
 
 
@@ -176,6 +186,23 @@ def as_base_request(asker: Request, prompt: list[int], params: SamplingParams) -
         trace_headers=asker.trace_headers,
         block_hasher=asker._block_hasher,
     )
+
+
+def _read_anew(hasher: Callable[[Request], list[Any]], blocks: int) -> Callable[[Request], list[Any]]:
+    """Hashes of a request's blocks, from the given one on such as no other request has.
+
+    A token's evidence is seen when the token is read, so that of one which the cache has would be missing.
+    """
+    own = uuid4().bytes
+
+    def hashes(request: Request) -> list[Any]:
+        first = len(request.block_hashes)
+        return [
+            one if at < blocks else blake2b(one + own, digest_size=len(one)).digest()
+            for at, one in enumerate(hasher(request), first)
+        ]
+
+    return hashes
 
 
 def _key(request: Request, question: Question) -> object:

@@ -148,11 +148,20 @@ class WithKnowledge(Scheduler):
         for one in made:
             super().add_request(one)
 
-    def _reader(self, asker: Any, name: int | str, question: Question, text: str, prompt: list[int], first: int) -> Any:
+    def _reader(
+        self,
+        asker: Any,
+        name: int | str,
+        question: Question,
+        text: str,
+        prompt: list[int],
+        first: int,
+        blocks: int | None = None,
+    ) -> Any:
         """A request that only its evidence is wanted of.
 
         Args:
-            asker, name, prompt: as `lookup_request` takes them.
+            asker, name, prompt, blocks: as `lookup_request` takes them.
             question: that is looked up.
             text: whose vector is in the knowledge queries, the question's or a part's.
             first: of the prompt's tokens that evidence is wanted of.
@@ -162,7 +171,7 @@ class WithKnowledge(Scheduler):
         """
         assert self._decider is not None
         base = self._responses[asker.request_id].base
-        made = lookup_request(asker, name, prompt)
+        made = lookup_request(asker, name, prompt, blocks)
         extra = {BASE: base, QUESTION: text, VERBATIM: False}
         if self._front.adapter.question_head is not None:
             extra[VECTOR] = self._decider.vector_of(question, text)
@@ -208,7 +217,7 @@ class WithKnowledge(Scheduler):
         Raises:
             KblamError: they cannot be.
         """
-        said: list[int] = []
+        said, blocks = list[int](), len(request.block_hashes)  # those that the question fills
         for token in line.tokens:
             said.append(token)
             request.append_output_token_ids(token)
@@ -221,7 +230,7 @@ class WithKnowledge(Scheduler):
             self._tell(request, said, lookup)
             return
         prompt = [*question.prompt, *said[:-1]]
-        reader = self._reader(request, "answer", question, question.text, prompt, len(question.prompt))
+        reader = self._reader(request, "answer", question, question.text, prompt, len(question.prompt), blocks)
         self._lookups.read(request, lookup, said, reader.request_id)
         super().add_request(reader)
 

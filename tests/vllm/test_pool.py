@@ -296,6 +296,39 @@ def test_a_step_knows_the_rows_spans_and_answers_of_its_requests(
     assert steps_of(pool.config, [None, replace(first)], [0, 2, 2], [2, 9], torch.device("cpu")) is None
 
 
+@pytest.mark.parametrize("evidence_layer", [1, 3])
+def test_what_only_its_evidence_is_wanted_of_attends_below_the_evidence_layer_and_is_looked_at_in_it(
+    engine: Any, bases: dict[str, Path], evidence_layer: int
+) -> None:
+    adapter = KnowledgeAdapter(replace(CONFIG, evidence_layer=evidence_layer)).eval()
+    pool = pool_of(adapter, engine, bases)
+    a, b = (pool.version(pool.bases()[name].generation) for name in "ab")
+    parts = pool.question_parts(tuple(range(WIDTH)))
+    whole = RequestKnowledge("whole", a, parts, prompt_tokens=4, wants_evidence=True)
+    # Of a prompt of 6 tokens 2 and 4 are in the cache: of 4 from the third on, and of the last alone.
+    answer = RequestKnowledge("answer", b, parts, prompt_tokens=6, wants_evidence=True, to_evidence=3)
+    lookup = RequestKnowledge("lookup", b, parts, prompt_tokens=6, wants_evidence=True, to_evidence=5)
+    early = RequestKnowledge("early", a, parts, prompt_tokens=9, wants_evidence=True, to_evidence=8)
+    requests, starts, lengths = [whole, answer, lookup, None, early], [0, 2, 6, 8, 9, 11], [4, 6, 6, 3, 5]
+    steps = steps_of(pool.config, requests, starts, lengths, torch.device("cpu"))
+    assert steps is not None
+    assert steps.looking is not None
+    assert steps.looking.requests == [answer, lookup]
+    assert steps.looking.places.tolist() == [1, 2]
+    assert steps.looking.rows.tolist() == [3, 4, 5, 7]
+    assert steps.looking.starts.tolist() == [0, 3, 4]
+    assert steps.looking.answering == [(0, 0), (0, 1), (0, 2), (1, 3)]
+    of_evidence, below = steps.attending(evidence_layer), steps.attending(1)
+    assert of_evidence is not None
+    assert of_evidence.rows.tolist() == [0, 1]
+    assert of_evidence.answering == [(0, 1)]
+    if evidence_layer == 3:
+        assert below is not None
+        assert below.rows.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 9, 10]
+    alone = steps_of(pool.config, [early], [0, 2], [5], torch.device("cpu"))
+    assert (alone is None) == (evidence_layer == 1)
+
+
 def test_without_bases_to_start_with_a_pool_has_to_be_told_its_size(adapter: KnowledgeAdapter, engine: Any) -> None:
     with pytest.raises(EngineError, match=r"kblam\.capacity is missing"):
         pool_of(adapter, engine, {})

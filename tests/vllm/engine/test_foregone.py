@@ -99,6 +99,7 @@ def test_a_foregone_answer_attends_below_the_evidence_layer_alone(
         {"temperature": 0.7, "seed": 1},
         {"ignore_eos": True, "max_tokens": 40},
         {"repetition_penalty": 1.1},
+        {"stop": ["nowhere"]},
         {"extra": {"kblam_unknown": "model"}},
     ],
     ids=lambda options: next(iter(options)),
@@ -126,8 +127,9 @@ def test_without_evidence_nothing_is_looked_at_for_the_answer(engine: Any, monke
     looked: list[int] = []
     plain = attention.look
     monkeypatch.setattr(attention, "look", lambda *given: (looked.append(len(given[2])), plain(*given))[1])
-    ask(engine, [question(8)])
-    assert len(looked) > 4
+    (output,) = ask(engine, [question(8)])
+    # The look-up, and the answer's tokens but the last, together.
+    assert looked == [1, len(output.outputs[0].token_ids) - 1]
     looked.clear()
     (output,) = ask(engine, [question(9)], extra={"kblam_evidence": False})
     assert looked == [1]  # the look-up itself
@@ -164,7 +166,10 @@ def test_where_no_kernel_has_the_lse_alone_the_answers_are_the_same(
 
 def test_what_a_foregone_answer_leaves_in_the_cache_is_for_its_like_alone(engine: Any, reference: Reference) -> None:
     _, text = question(10)
-    row = Request(text, "facts", engines.LONG)
+    before = engines.LONG
+    while len(Request(text, "facts", before).ids) % PREFIX != PREFIX - 4:
+        before += "the "  # so that the answer fills a block
+    row = Request(text, "facts", before)
     prompts = [row.prompt]
     extra = {"kblam_question": text}
 
@@ -173,8 +178,52 @@ def test_what_a_foregone_answer_leaves_in_the_cache_is_for_its_like_alone(engine
         params = row.params(extra=extra | more, **{"min_tokens": 0, "logprobs": None, **options})
         return engine.generate(prompts, [params], use_tqdm=False)[0]
 
-    asked()
-    assert asked().num_cached_tokens >= PREFIX
+    first, second = asked(), asked()
+    assert (first.num_cached_tokens, second.num_cached_tokens) == (0, PREFIX * (len(row.ids) // PREFIX))
+    # What the cache has of a first answer is read again, or its evidence would be missing.
+    assert knowledge_of(second) == knowledge_of(first)
     own = asked(extra={"kblam_verbatim": False}, min_tokens=10, max_tokens=10, logprobs=1)
     assert own.num_cached_tokens == 0
     assert_alike([said_by(own)], [reference.say(row, 10)])
+
+
+def test_a_foregone_answer_ends_where_its_request_says(engine: Any) -> None:
+    (whole,) = ask(engine, [question(11)])
+    tokens = list(whole.outputs[0].token_ids)
+    assert whole.outputs[0].finish_reason == "stop"
+    (cut,) = ask(engine, [question(11)], max_tokens=4)
+    assert (list(cut.outputs[0].token_ids), cut.outputs[0].finish_reason) == (tokens[:4], "length")
+    assert knowledge_of(cut)["evidence"]
+    (one,) = ask(engine, [question(11)], max_tokens=1)
+    assert (list(one.outputs[0].token_ids), one.outputs[0].finish_reason) == (tokens[:1], "length")
+    (stopped,) = ask(engine, [question(11)], stop_token_ids=[tokens[3]])
+    until = tokens[: tokens.index(tokens[3]) + 1]
+    assert (list(stopped.outputs[0].token_ids), stopped.outputs[0].stop_reason) == (until, tokens[3])
+
+
+def test_a_request_that_is_aborted_while_its_answer_is_read_leaves_nothing(engine: Any) -> None:
+    core, row = engine.llm_engine, Request(question(12)[1], "facts")
+    scheduler = core.engine_core.engine_core.scheduler
+    core.add_request(
+        "read", row.prompt, row.params(extra={"kblam_question": row.question}, min_tokens=0, logprobs=None)
+    )
+    while not any(name.endswith("?answer") for name in scheduler.requests):
+        assert core.step() == []
+    core.abort_request(["read"])
+    while core.has_unfinished_requests() or scheduler.has_requests():
+        core.step()
+    assert not scheduler.requests
+    assert not scheduler._responses
+    assert not scheduler._in_use
+    assert not scheduler._lookups._by_request
+
+
+def test_statistics_count_a_foregone_answer_as_any_other(bases: dict[str, Path], adapter: Path) -> None:
+    engine = engines.start(engines.settings(bases, adapter=str(adapter)), max_model_len=256, disable_log_stats=False)
+    (output,) = ask(engine, [question(13)])
+    found = {one.name: one for one in engine.get_metrics()}
+    assert found["vllm:prompt_tokens"].value == len(output.prompt_token_ids)
+    assert found["vllm:generation_tokens"].value == len(output.outputs[0].token_ids)
+    for time in ("e2e_request_latency_seconds", "request_queue_time_seconds", "request_prefill_time_seconds"):
+        assert found[f"vllm:{time}"].count == 1
+        assert 0 <= found[f"vllm:{time}"].sum < 100

@@ -190,13 +190,14 @@ def test_a_full_folder_is_no_fault_of_a_request_and_ends_no_engine(
         _registry=registry.Registry(SimpleNamespace(instance_id="x")),
         _in_use=Counter({1: 1}),
         _responses={"a": response},
-        _refused=refused,
+        _told=refused,
     )
     for method in ("_fix", "_refuse", "_forget", "_sample_of"):
         setattr(engine, method, getattr(WithKnowledge, method).__get__(engine))
     params = SimpleNamespace(extra_args={"kblam_kb": "facts"}, stop=None)
     WithKnowledge.add_request(engine, SimpleNamespace(request_id="b", sampling_params=params))
-    ((_, said),) = refused
+    ((_, output),) = refused
+    said = output.kv_transfer_params["kblam"]
     assert said["of_request"] is False
     assert f"{tmp_path}/kblam-vllm-x (No space left on device); make room there, or set TMPDIR" in said["error"]
     assert engine._responses.keys() == {"a"}
