@@ -61,6 +61,14 @@ def engine(bases: dict[str, Path], adapter: Path) -> Any:
 
 
 @pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of how many tokens evidence was looked for without attention, by step."""
+    found, plain = list[int](), attention.look
+    monkeypatch.setattr(attention, "look", lambda *given: (found.append(len(given[2])), plain(*given))[1])
+    return found
+
+
+@pytest.fixture
 def attended(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """How many tokens have attended to knowledge, by layer."""
     pool, found = serving_pool(engine.llm_engine.vllm_config), Counter[int]()
@@ -123,10 +131,7 @@ def test_evidence_is_that_of_an_answer_that_attends_in_all_layers(engine: Any) -
         assert found == pytest.approx(wanted, abs=1e-5)
 
 
-def test_without_evidence_nothing_is_looked_at_for_the_answer(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[int] = []
-    plain = attention.look
-    monkeypatch.setattr(attention, "look", lambda *given: (looked.append(len(given[2])), plain(*given))[1])
+def test_without_evidence_nothing_is_looked_at_for_the_answer(engine: Any, looked: list[int]) -> None:
     (output,) = ask(engine, [question(8)])
     # The look-up, and the answer's tokens but the last, together.
     assert looked == [1, len(output.outputs[0].token_ids) - 1]
@@ -164,7 +169,9 @@ def test_where_no_kernel_has_the_lse_alone_the_answers_are_the_same(
     assert_answered(ask(engine, asked), expected(reference, asked))
 
 
-def test_what_a_foregone_answer_leaves_in_the_cache_is_for_its_like_alone(engine: Any, reference: Reference) -> None:
+def test_what_a_foregone_answer_leaves_in_the_cache_is_for_its_like_alone(
+    engine: Any, reference: Reference, looked: list[int]
+) -> None:
     _, text = question(10)
     before = engines.LONG
     while len(Request(text, "facts", before).ids) % PREFIX != PREFIX - 4:
@@ -181,6 +188,7 @@ def test_what_a_foregone_answer_leaves_in_the_cache_is_for_its_like_alone(engine
     first, second = asked(), asked()
     assert (first.num_cached_tokens, second.num_cached_tokens) == (0, PREFIX * (len(row.ids) // PREFIX))
     # What the cache has of a first answer is read again, or its evidence would be missing.
+    assert looked == [1, len(first.outputs[0].token_ids) - 1] * 2
     assert knowledge_of(second) == knowledge_of(first)
     own = asked(extra={"kblam_verbatim": False}, min_tokens=10, max_tokens=10, logprobs=1)
     assert own.num_cached_tokens == 0
