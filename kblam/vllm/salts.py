@@ -27,10 +27,11 @@ def salt_of_cache(request: Any, base: str, loaded: Loaded) -> None:
 def salt_to_evidence(request: Any, base: str, loaded: Loaded, config: AdapterConfig) -> None:
     """As `salt_of_cache`, of a request that attends to knowledge below the evidence layer alone (`step.py`).
 
-    Where no knowledge layer is below, its blocks are those of the model without knowledge.
+    Where no knowledge layer is below, its blocks are those of the model without knowledge, good for all questions and
+    versions. They are the base's own all the same: how long a request takes would tell one tenant what others ask.
     """
     if config.evidence_layer == min(config.knowledge_layers):
-        salt_without_base(request)
+        _salt(request, f"{OURS}{base}@to evidence:{request.cache_salt or ''}")
     else:
         _salt_of(request, base, loaded, " to evidence")
 

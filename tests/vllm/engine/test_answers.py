@@ -10,7 +10,8 @@ import pytest
 import torch
 from vllm import SamplingParams
 
-from kblam.vllm import scheduler
+from kblam.adapter import AdapterConfig
+from kblam.vllm import admission, salts, scheduler
 from kblam.vllm.registry import Loaded
 from tests.vllm.engine import engines
 from tests.vllm.engine.engines import Reference, Request, ask, assert_alike, knowledge_of, said_by
@@ -84,18 +85,47 @@ def test_a_clients_salt_names_no_block_that_attended_to_a_base(engine: Any) -> N
     assert found[0] == 0
 
 
+def salted(how: Any, *args: Any, vector: tuple[float, ...] | None = None, client: str | None = None) -> str:
+    """The salt that a request gets."""
+    params = SimpleNamespace(extra_args={} if vector is None else {admission.VECTOR: vector})
+    request = SimpleNamespace(
+        cache_salt=client, sampling_params=params, block_hashes=[], update_block_hashes=lambda: None
+    )
+    how(request, *args)
+    return str(request.cache_salt)
+
+
 def test_blocks_are_of_one_question_where_it_is_part_of_the_queries() -> None:
     def salt(vector: tuple[float, ...] | None, client: str | None = None) -> str:
-        extra = {} if vector is None else {scheduler.VECTOR: vector}
-        params, hashes = SimpleNamespace(extra_args=extra), []
-        request = SimpleNamespace(
-            cache_salt=client, sampling_params=params, block_hashes=hashes, update_block_hashes=lambda: None
-        )
-        scheduler.salt_of_cache(request, "facts", Loaded(3, 1, 9, "facts.kb", "0.1"))
-        return str(request.cache_salt)
+        loaded = Loaded(3, 1, 9, "facts.kb", "0.1")
+        return salted(salts.salt_of_cache, "facts", loaded, vector=vector, client=client)
 
     assert salt((0.1, 0.2)) == salt((0.1, 0.2))
     assert len({salt(None), salt((0.1, 0.2)), salt((0.1, 0.3)), salt((0.1, 0.2), "mine")}) == 4
+
+
+@pytest.mark.parametrize(("evidence_layer", "are_alike"), [(2, True), (4, False)])
+def test_blocks_of_a_look_up_are_of_all_questions_where_no_knowledge_is_below(
+    evidence_layer: int, are_alike: bool
+) -> None:
+    config = AdapterConfig(
+        embedding_dim=8,
+        hidden_size=8,
+        num_layers=6,
+        num_heads=1,
+        head_dim=8,
+        layers=(2, 4),
+        evidence_layer=evidence_layer,
+    )
+
+    def salt(base: str, revision: int, vector: tuple[float, ...], client: str | None = None) -> str:
+        loaded = Loaded(revision, revision, 9, "facts.kb", "0.1")
+        return salted(salts.salt_to_evidence, base, loaded, config, vector=vector, client=client)
+
+    one = salt("facts", 3, (0.1,))
+    assert (salt("facts", 4, (0.1,)) == one) == (salt("facts", 3, (0.2,)) == one) == are_alike
+    whole = salted(salts.salt_of_cache, "facts", Loaded(3, 3, 9, "facts.kb", "0.1"), vector=(0.1,))
+    assert len({one, whole, salt("hr", 3, (0.1,)), salt("facts", 3, (0.1,), "mine")}) == 4
 
 
 def test_without_the_salt_another_bases_prefix_would_be_reused(
