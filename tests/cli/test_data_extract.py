@@ -142,9 +142,7 @@ def test_pieces_that_gave_nothing_are_told_and_the_rest_is_written(
     assert len(list(read_triples(facts))) == 1
 
 
-def test_where_every_piece_gave_nothing_what_is_there_stays(
-    server: ChatServer, document: Path, tmp_path: Path
-) -> None:
+def test_where_every_piece_gave_nothing_what_is_there_stays(server: ChatServer, document: Path, tmp_path: Path) -> None:
     facts, journal = tmp_path / "facts.jsonl", tmp_path / "facts.jsonl.extract"
     server.replies = ["I am sorry"]
     kblam(*words(server, document, "-o", facts)).failed(1, "used for the only piece, so", "was not written")
