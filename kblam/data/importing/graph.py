@@ -44,7 +44,7 @@ def node_items(
         called: its name where no property is one: in networkx and GraphML what stands for the node.
     """
     types = [one for one in types if one and one not in _EVERYWHERE]
-    name = _naming(properties)
+    name = naming(properties)
     if name is None and called is not None:
         yield Label(node, called)
     elif name is None:
@@ -113,7 +113,7 @@ def property_items(key: str, value: object, depth: int = 0) -> Iterator[tuple[st
                 yield as_words(key), one.strip()
 
 
-def _naming(properties: Mapping[str, object]) -> str | None:
+def naming(properties: Mapping[str, object]) -> str | None:
     """The property that names a node, in whatever case."""
     folded = {key.casefold(): key for key in properties}
     return next((folded[one] for one in NAMES if one in folded and _is_name(properties[folded[one]])), None)
