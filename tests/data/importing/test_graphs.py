@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import networkx
@@ -295,6 +296,29 @@ def test_the_file_that_llama_index_persists(tmp_path: Path) -> None:
     found, report = read(open_sources([str(tmp_path)]))
     assert found[("Ann", "works at")] == "Acme"
     assert report.dropped == {"a relation to a passage of text": 1}
+
+
+def test_what_llama_index_copies_from_a_passage_is_none_of_the_things_in_it(tmp_path: Path) -> None:
+    """As `PropertyGraphIndex` writes it, of documents that `SimpleDirectoryReader` read."""
+    of_file = {"file_name": "staff.txt", "creation_date": "2026-01-02"}
+    found_in = {"triplet_source_id": "p1"}
+    nodes = {
+        "p1": {"label": "text_chunk", "text": "Ann works at Acme", "id_": "p1", "properties": of_file},
+        "Ann": {"label": "entity", "name": "Ann", "properties": {"age": 30, **of_file, **found_in}},
+        "Acme": {"label": "Entity", "name": "Acme", "properties": {"file_name": "acme.txt", **found_in}},
+    }
+    held: dict[str, Any] = {"nodes": nodes}
+    relation = {"label": "works at", "source_id": "Ann", "target_id": "Acme", "properties": {**of_file, **found_in}}
+    held["relations"] = {"Ann_works at_Acme": relation}
+    path = written(tmp_path / "property_graph_store.json", json.dumps(held))
+    passage, ann, acme = (SimpleNamespace(id=key, **{"properties": {}, **node}) for key, node in nodes.items())
+    triplets = [(ann, SimpleNamespace(**relation), acme)]
+    store = SimpleNamespace(get=lambda: [passage, ann, acme], get_triplets=lambda: triplets)
+    for source in (open_sources([str(path)]), [LlamaIndexGraph(store)]):
+        found, report = read(source)
+        assert found == {("Ann", "age"): "30", ("Acme", "file name"): "acme.txt", ("Ann", "works at"): "Acme"}
+        (copied,) = [count for reason, count in report.dropped.items() if "the passage that says it" in reason]
+        assert copied == 4
 
 
 def embedded_with(path: Path, *statements: str) -> Path:

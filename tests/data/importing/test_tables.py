@@ -276,6 +276,23 @@ def test_tables_of_graphrag(tmp_path: Path) -> None:
     assert sum(report.dropped.values()) == 8 + 4
 
 
+def test_a_relationship_of_graphrag_may_have_no_description(tmp_path: Path) -> None:
+    path = parquet(
+        tmp_path / "relationships.parquet",
+        human_readable_id=[0, 1, 2, 3],
+        source=["ANN", "ACME", "BO", None],
+        target=["ACME", "OSLO", None, "ACME"],
+        description=["", None, "Bo left", "somebody left"],
+    )
+    rows = BadRows(tmp_path / "bad.jsonl")
+    found, report = read(open_sources([str(path)]), bad_rows=rows)
+    rows.close()
+    assert found == {("ANN", "related to"): "ACME", ("ACME", "related to"): "OSLO"}
+    assert report.bad == 2
+    assert [json.loads(line)["line"] for line in rows.path.read_text().splitlines()] == [3, 4]
+    assert "'BO' has nothing in the column 'target'" in rows.path.read_text()
+
+
 def test_data_sets_of_upstream_and_of_atlaskv(tmp_path: Path) -> None:
     enron = [{"name": "Oak Deal", "description_type": "purpose", "description": "to sell", "Q": "Why?", "A": "to sell",
               "key_string": "the purpose of Oak Deal", "extended_Q": "", "extended_A": ""}]  # fmt: skip
