@@ -127,11 +127,10 @@ class LlamaIndexFile:
         nodes, relations = held.get("nodes"), held.get("relations")
         if not isinstance(nodes, dict) or not isinstance(relations, dict):
             raise TripleFormatError('a property graph of LlamaIndex has "nodes" and "relations"', path=self.path)
-        passages = {
-            key: node.get("properties")
-            for key, node in nodes.items()
-            if isinstance(node, dict) and "name" not in node and isinstance(node.get("properties"), dict)
-        }
+        passages: dict[str, dict[str, Any]] = {}
+        for key, node in nodes.items():
+            if isinstance(node, dict) and "name" not in node and isinstance(known := node.get("properties"), dict):
+                passages[key] = known
         for key, node in nodes.items():
             if (bad := self._problem("node", key, node)) is not None:
                 yield bad
