@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import typer
@@ -53,6 +53,8 @@ def exit_status(error: BaseException) -> int:
     """2 when other input would help; 1 when the input was fine and the work failed; 130 when it was stopped."""
     if isinstance(error, InterruptedWorkError):
         return INTERRUPTED
+    if any(map(_is_of_a_full_device, _with_causes(error))):
+        return FAILED
     if isinstance(error, (EncoderUnavailableError, EncoderMismatchError)):
         return BAD_INPUT
     if isinstance(
@@ -244,14 +246,26 @@ def _without_room(error: BaseException | None, options: Collection[str]) -> str 
     """What to say if it comes of a device that is full; libraries wrap what the system said, or only quote it."""
     # With --resume a command goes on from what is there, and begins where nothing is.
     again = "run the command again" + (" with --resume" if "--resume" in options else "")
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            where = f" for {error.filename}" if error.filename else ""
-            return f"{error.strerror}{where}; make room, and {again}"
-        if (said := os.strerror(errno.ENOSPC)) in str(error):
+    for cause in _with_causes(error):
+        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
+            where = f" for {cause.filename}" if cause.filename else ""
+            return f"{cause.strerror}{where}; make room, and {again}"
+        if (said := os.strerror(errno.ENOSPC)) in str(cause):
             return f"{said}; make room, and {again}"
-        error = error.__cause__ or error.__context__
     return None
+
+
+def _is_of_a_full_device(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _NO_ROOM
+    sqlite = sys.modules.get("sqlite3")
+    return sqlite is not None and isinstance(error, sqlite.Error) and "disk is full" in str(error)
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _options(ctx: Any) -> set[str]:

@@ -142,6 +142,22 @@ def test_pieces_that_gave_nothing_are_told_and_the_rest_is_written(
     assert len(list(read_triples(facts))) == 1
 
 
+def test_where_every_piece_gave_nothing_what_is_there_stays(server: ChatServer, document: Path, tmp_path: Path) -> None:
+    facts, journal = tmp_path / "facts.jsonl", tmp_path / "facts.jsonl.extract"
+    server.replies = ["I am sorry"]
+    kblam(*words(server, document, "-o", facts)).failed(1, "used for the only piece, so", "was not written")
+    assert not facts.exists()
+    assert not journal.exists()
+    facts.write_text("somebody's\n")
+    kblam(*words(server, document, "-o", facts)).failed(2, "there is a file already")
+    kblam(*words(server, document, "-o", facts, "--overwrite")).failed(1, "no list of triples in the reply")
+    document.write_text(TEXT + "\n# Trees\n\nOaks grow.\n" * 40)
+    server.replies = [said(None, refusal="no birds")]
+    several = words(server, document, "-o", facts, "--overwrite", "--piece", 600)
+    kblam(*several).failed(1, "used for any of 3 pieces, so", "the model refused: no birds")
+    assert facts.read_text() == "somebody's\n"
+
+
 def test_what_cannot_work_is_told_before_anything_is_asked(server: ChatServer, document: Path, tmp_path: Path) -> None:
     facts = tmp_path / "facts.jsonl"
     kblam("data", "extract", document, "-o", facts).failed(2, "--base-url and --model are needed")

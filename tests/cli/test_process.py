@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from kblam import cli
+from kblam.data.temporary import on_disk
 from tests.cli.conftest import command_line, kblam
 from tests.generation.tiny import EMBEDDING_DIM
 from tests.warm import run
@@ -169,6 +171,28 @@ def test_a_full_device_is_one_line(kb: Path, monkeypatch: pytest.MonkeyPatch, er
     assert done.status == 1
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["copy.jsonl", "copy.ttl"])
+def test_a_full_device_is_no_bad_input(
+    facts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise FULL
+
+    monkeypatch.setattr("os.fsync", fail)
+    kblam("data", "export", facts_file, "-o", tmp_path / name).failed(1, f"{name}: cannot write: No space left")
+    assert not (tmp_path / name).exists()
+
+
+def test_without_room_for_what_was_read_an_import_fails(
+    facts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("kblam.data.importing.stage.Stage._add_fact", on_disk()(fail))
+    kblam("data", "import", facts_file, "-o", tmp_path / "x.jsonl").failed(1, "disk is full; SQLITE_TMPDIR names")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from kblam.counts import count_of, many
 if TYPE_CHECKING:
     from kblam.data.documents import Document, Piece
     from kblam.data.documents.reading import Reader
+    from kblam.data.endpoint import Endpoint
     from kblam.data.extracting import Extraction, Prices
     from kblam.knowledge import KnowledgeBase, Triple
 
@@ -129,14 +130,32 @@ def extract(
                     pieces, endpoint, journal, concurrency=concurrency, most_tokens=max_tokens, progress=progress
                 )
         except KeyboardInterrupt:
+            kept = f"{many(len(journal), 'piece is', 'pieces are')} in {journal_file}"
             raise InterruptedWorkError(
-                f"interrupted; {many(len(journal), 'piece is', 'pieces are')} in {journal_file}: "
-                "run the same command again to go on"
+                f"interrupted; {kept if len(journal) else 'no piece is done yet'}: run the same command again to go on"
             ) from None
+    _check_gave_something(done, target, endpoint)
     _write(target, done.merged.triples, is_base=is_base)
     _tell(target, read, done, costs, time.monotonic() - began, as_json)
     if done.failed:
         raise typer.Exit(FAILED)
+
+
+def _check_gave_something(done: Extraction, target: Path, endpoint: Endpoint) -> None:
+    """Where no piece gave anything, a file without a fact would take the place of one that has some.
+
+    Raises:
+        DataServerError: so it is.
+    """
+    from kblam.errors import DataServerError
+
+    if done.failed and len(done.failed) == done.pieces:
+        piece, why = done.failed[-1]
+        which = "the only piece" if done.pieces == 1 else f"any of {done.pieces:,} pieces"
+        raise DataServerError(
+            f"{endpoint.model} at {endpoint.base_url} gave nothing that can be used for {which}, so {target} was not "
+            f"written; the last one: {piece}: {why}"
+        )
 
 
 def read_all(documents: Sequence[Path], reader: DocumentReader, megabytes: int) -> list[Document]:

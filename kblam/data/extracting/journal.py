@@ -23,6 +23,7 @@ class Journal(journal.Journal[Taken]):
     """What came of the pieces of an extraction."""
 
     _key, _work = "piece", ("an", "extraction")
+    _is_passing = True  # one that is there says that the file beside it is an extraction's
 
     def _fields(self, kept: Taken) -> dict[str, Any]:
         return {

@@ -10,7 +10,8 @@ given as triples, one for each (name, property). Several values of one property 
 
 from __future__ import annotations
 
-from kblam.data.importing.databases import BoltGraph, LadybugGraph, NebulaGraph
+from kblam.data.importing.databases import BoltGraph, NebulaGraph
+from kblam.data.importing.embedded import LadybugGraph
 from kblam.data.importing.in_memory import LlamaIndexGraph, NetworkxGraph
 from kblam.data.importing.items import BadRows, Readable
 from kblam.data.importing.languages import Languages

@@ -1,4 +1,4 @@
-"""Property graphs in databases: Neo4j and others over Bolt, NebulaGraph, and ladybug's files.
+"""Property graphs in databases with a server: Neo4j and others over Bolt, NebulaGraph.
 
 Passwords come from the environment, never from an address: NEO4J_USERNAME and NEO4J_PASSWORD, NEBULA_USER and
 NEBULA_PASSWORD. Nothing is ever written.
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +18,7 @@ from kblam.data.importing.items import Bad, Item, Node
 from kblam.data.importing.tables import unread
 from kblam.errors import DataError, DataServerError, TripleFormatError
 from kblam.knowledge.columns import Columns
-from kblam.knowledge.files.cells import NoTextError, plain
+from kblam.knowledge.files.cells import BINARY, NoTextError, plain
 from kblam.knowledge.files.packages import needed
 from kblam.knowledge.records import RecordReader
 
@@ -83,12 +81,12 @@ class BoltGraph:
             yield
         except (errors.AuthError, errors.ConfigurationError) as error:
             raise DataError(
-                f"{self.name} refuses the login: {_line(error)}; set NEO4J_USERNAME and NEO4J_PASSWORD"
+                f"{self.name} refuses the login: {line_of(error)}; set NEO4J_USERNAME and NEO4J_PASSWORD"
             ) from error
         except errors.ClientError as error:
-            raise DataError(f"{self.name} refuses the query: {_line(error)}") from error
+            raise DataError(f"{self.name} refuses the query: {line_of(error)}") from error
         except (errors.DriverError, errors.Neo4jError, OSError) as error:
-            raise DataServerError(f"{self.name} does not answer: {_line(error)}") from error
+            raise DataServerError(f"{self.name} does not answer: {line_of(error)}") from error
 
 
 class NebulaGraph:
@@ -129,8 +127,8 @@ class NebulaGraph:
             raise
         except Exception as error:  # the client has no base of its errors
             if "not found" in str(error).lower():
-                raise DataError(f"{self.name}: {_line(error)}") from error
-            raise DataServerError(f"{self.name} does not answer: {_line(error)}") from error
+                raise DataError(f"{self.name}: {line_of(error)}") from error
+            raise DataServerError(f"{self.name} does not answer: {line_of(error)}") from error
 
     def _scan(self, meta: Any, cache: Any, client: Any) -> Iterator[Item]:
         tags, edges = self._types(meta, cache)
@@ -163,69 +161,34 @@ class NebulaGraph:
         return names[0], names[1]
 
 
-class LadybugGraph:
-    """A database file of ladybug (`.lbug`, `.kuzu`), an embedded graph.
-
-    Args:
-        query: Cypher that returns facts or entities as columns, in place of the whole graph.
-    """
-
-    def __init__(self, path: Path, query: str | None = None, columns: Columns | None = None) -> None:
-        self.path, self._query, self._columns = path, query, columns
-        self.name = str(path)
-
-    def items(self) -> Iterator[Item]:
-        """All nodes and edges, or what the query gives.
-
-        Raises:
-            TripleFormatError: it is no database of ladybug, or of another version.
-            DataError: ladybug is missing, or refuses the query.
-        """
-        ladybug = needed("ladybug", "graphs")
-        if not self.path.exists():
-            raise TripleFormatError("cannot read: No such file or directory", path=self.path)
-        try:
-            database = ladybug.Database(str(self.path), read_only=True)
-        except (RuntimeError, OSError) as error:
-            raise TripleFormatError(f"no database of ladybug: {_line(error)}", path=self.path) from error
-        connection = ladybug.Connection(database)
-        try:
-            if self._query is not None:
-                yield from of_records(self.name, self._rows(connection, self._query), self._columns)
-                return
-            for row in self._rows(connection, "MATCH (n) RETURN n"):
-                yield from node_items(_node(row["n"]), [row["n"]["_LABEL"]], _public(row["n"]))
-            for row in self._rows(connection, "MATCH (a)-[r]->(b) RETURN r"):
-                edge = row["r"]
-                yield from edge_items(_id(edge["_SRC"]), edge["_LABEL"], _id(edge["_DST"]), _public(edge))
-        finally:
-            connection.close()
-            database.close()
-
-    def _rows(self, connection: Any, query: str) -> Iterator[dict[str, Any]]:
-        try:
-            result = connection.execute(query)
-        except RuntimeError as error:
-            raise DataError(f"{self.name} refuses the query: {_line(error)}") from error
-        names = result.get_column_names()
-        if twice := [name for name, times in Counter(names).items() if times > 1]:
-            raise DataError(
-                f"{self.name}: the query returns two columns called {twice[0]!r}; name one of them AS another"
-            )
-        while result.has_next():
-            yield dict(zip(names, result.get_next(), strict=True))
-
-
 def of_records(name: str, records: Iterator[Mapping[str, object]], columns: Columns | None) -> Iterator[Item]:
     """The facts of what a query gives, read as the rows of any table."""
     reader = RecordReader(columns)
     for number, record in enumerate(records, start=1):
         try:
-            yield from reader.read({key: plain(value) for key, value in record.items()})
+            yield from reader.read(_cells(record, reader))
         except (TripleFormatError, NoTextError) as error:
             yield Bad(TripleFormatError(f"row {number:,} of the query: {error.reason}", path=name))
     reader.check()
     yield from unread(reader, name)
+
+
+def _cells(record: Mapping[str, object], reader: RecordReader) -> dict[str, object]:
+    """The columns of a row; binary data, which is no part of a fact, is counted as the reader counts it."""
+    cells: dict[str, object] = {}
+    for key, value in record.items():
+        try:
+            cells[key] = plain(value)
+        except NoTextError as error:
+            if error.reason != BINARY:
+                raise
+            reader.unread[key] += 1
+    return cells
+
+
+def line_of(error: BaseException) -> str:
+    """What another package says, in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _checked(address: str) -> Any:
@@ -255,18 +218,6 @@ def _point(value: Any) -> Any:
     return value
 
 
-def _public(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if not key.startswith("_")}
-
-
-def _node(record: Mapping[str, Any]) -> Node:
-    return _id(record["_ID"])
-
-
-def _id(of: Mapping[str, Any]) -> Node:
-    return Node(f"{of['table']}:{of['offset']}")
-
-
 def _cast(value: Any) -> str:
     return str(value.cast_primitive())
 
@@ -277,7 +228,3 @@ def _cast_all(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _decoded(name: Any) -> str:
     return name.decode("utf-8") if isinstance(name, bytes) else str(name)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

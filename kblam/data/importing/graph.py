@@ -15,8 +15,8 @@ from kblam.knowledge.files.cells import NoTextError, text_of
 
 # Properties that name a node, the best first.
 NAMES = ("name", "title", "label", "entity_id", "entity_name", "display_name", "full_name", "id")
-# Labels that tools give to all their nodes.
-_EVERYWHERE = frozenset(("__Entity__", "__Node__", "__KGBuilder__", "Entity", "Node", "base", "_Entity_"))
+# Labels that tools give to all their nodes, in any case.
+_EVERYWHERE = frozenset(("__entity__", "__node__", "__kgbuilder__", "entity", "node", "base", "_entity_"))
 # Properties that only matter to the tool that wrote the graph: ids of its passages, vectors, numbers of edges.
 _BOOKKEEPING = frozenset(
     words(
@@ -29,7 +29,7 @@ BOOKKEEPING = "a property that only its tool needs (ids of passages, vectors, co
 # LightRAG and nano-graphrag put several texts into one.
 _SEPARATOR = "<SEP>"
 _DEEPEST = 8
-UNTYPED = "relation to"
+UNTYPED, RELATED = "relation to", "related to"  # of edges without a type: described, or not
 _NAMELESS = 90  # a rank that every label is better than
 
 
@@ -43,8 +43,8 @@ def node_items(
         properties: values may be lists and objects; null says nothing.
         called: its name where no property is one: in networkx and GraphML what stands for the node.
     """
-    types = [one for one in types if one and one not in _EVERYWHERE]
-    name = _naming(properties)
+    types = [one for one in types if one and one.casefold() not in _EVERYWHERE]
+    name = naming(properties)
     if name is None and called is not None:
         yield Label(node, called)
     elif name is None:
@@ -74,7 +74,7 @@ def edge_items(source: Node, kind: str, target: Node, properties: Mapping[str, o
     if kind:
         yield Statement(source, as_words(kind), target)
     elif not (isinstance(description, str) and description.strip()):
-        yield Statement(source, "related to", target)
+        yield Statement(source, RELATED, target)
     for key, value in properties.items():
         for found in property_items(key, value):
             if isinstance(found, Dropped):
@@ -113,7 +113,7 @@ def property_items(key: str, value: object, depth: int = 0) -> Iterator[tuple[st
                 yield as_words(key), one.strip()
 
 
-def _naming(properties: Mapping[str, object]) -> str | None:
+def naming(properties: Mapping[str, object]) -> str | None:
     """The property that names a node, in whatever case."""
     folded = {key.casefold(): key for key in properties}
     return next((folded[one] for one in NAMES if one in folded and _is_name(properties[folded[one]])), None)

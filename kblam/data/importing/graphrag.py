@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from kblam.data.importing.graph import BOOKKEEPING, UNTYPED, edge_items, node_items, property_items
+from kblam.data.importing.graph import BOOKKEEPING, RELATED, UNTYPED, edge_items, node_items, property_items
 from kblam.data.importing.items import Bad, Dropped, Item, Node
-from kblam.data.importing.tables import TableFile
+from kblam.data.importing.tables import UNREAD, TableFile
 from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import Columns
+from kblam.knowledge.files import located_triples
 from kblam.knowledge.files.cells import text_of
 from kblam.knowledge.files.packages import needed
+from kblam.knowledge.records import RecordReader
 from kblam.knowledge.triples import Triple
 from kblam.strict_json import decoder, problem
 
@@ -30,6 +33,7 @@ _MARKS = frozenset(("human_readable_id", "text_unit_ids", "combined_degree"))
 _OF_TOOL = frozenset(("id", "x", "y"))
 LONGEST_JSON = 2**30
 OF_A_PASSAGE = "a relation to a passage of text"
+ABOUT_ITS_PASSAGE = "what is known of the passage that says it (its file, its dates), not of the thing"
 
 
 def kind_of_table(path: Path) -> str | None:
@@ -82,12 +86,28 @@ class RelationTable:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = str(path)
-        self._table = TableFile(path, Columns(name="source", property="target", value="description"))
 
     def items(self) -> Iterator[Item]:
-        """Each as the property "relation to" the other."""
-        for item in self._table.items():
-            yield Triple(item.name, f"{UNTYPED} {item.property}", item.value) if isinstance(item, Triple) else item
+        """Each as the property "relation to" the other, or as "related to" where no sentence says more."""
+        reader = RecordReader(Columns(name="source"))
+        for _, group in groupby(located_triples(self.path, reader), key=lambda _: reader.records):
+            cells: dict[str, str] = {}
+            line, source = None, ""
+            for line, found in group:
+                if isinstance(found, TripleFormatError):
+                    yield Bad(TripleFormatError(found.reason, path=self.path, line=line))
+                else:
+                    source, cells[found.property] = found.name, found.value
+            target, description = cells.pop("target", ""), cells.pop("description", "")
+            for column in cells:
+                yield Dropped(UNREAD, column)
+            if target and description:
+                yield Triple(source, f"{UNTYPED} {target}", description)
+            elif target:
+                yield Triple(source, RELATED, target)
+            elif source:
+                reason = f"{source[:40]!r} has nothing in the column 'target'"
+                yield Bad(TripleFormatError(reason, path=self.path, line=line))
 
 
 class LlamaIndexFile:
@@ -107,12 +127,17 @@ class LlamaIndexFile:
         nodes, relations = held.get("nodes"), held.get("relations")
         if not isinstance(nodes, dict) or not isinstance(relations, dict):
             raise TripleFormatError('a property graph of LlamaIndex has "nodes" and "relations"', path=self.path)
+        passages: dict[str, dict[str, Any]] = {}
+        for key, node in nodes.items():
+            if isinstance(node, dict) and "name" not in node and isinstance(known := node.get("properties"), dict):
+                passages[key] = known
         for key, node in nodes.items():
             if (bad := self._problem("node", key, node)) is not None:
                 yield bad
             elif "name" in node:  # the others are passages of text
-                properties = {"name": node["name"], **(node.get("properties") or {})}
-                yield from node_items(Node(key), [str(node.get("label") or "")], properties)
+                properties, dropped = own_properties(node.get("properties") or {}, passages)
+                yield from dropped
+                yield from node_items(Node(key), [str(node.get("label") or "")], {"name": node["name"], **properties})
         things = {key for key, node in nodes.items() if isinstance(node, dict) and "name" in node}
         for key, relation in relations.items():
             if (bad := self._problem("relation", key, relation)) is not None:
@@ -120,7 +145,9 @@ class LlamaIndexFile:
                 continue
             source, target, kind = (str(relation.get(one) or "") for one in ("source_id", "target_id", "label"))
             if {source, target} <= things:
-                yield from edge_items(Node(source), kind, Node(target), relation.get("properties") or {})
+                properties, dropped = own_properties(relation.get("properties") or {}, passages)
+                yield from dropped
+                yield from edge_items(Node(source), kind, Node(target), properties)
             else:
                 yield Dropped(OF_A_PASSAGE, kind)
 
@@ -129,6 +156,19 @@ class LlamaIndexFile:
             return None
         reason = f"the {what} {key[:40]!r} is no object, or its properties are none"
         return Bad(TripleFormatError(reason, path=self.path))
+
+
+def own_properties(
+    properties: Mapping[str, Any], passages: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Any], list[Dropped]]:
+    """Properties without those that LlamaIndex copies from the passage that it found a thing or a relation in.
+
+    Args:
+        passages: the properties of each, by its id.
+    """
+    of_passage = passages.get(str(properties.get("triplet_source_id")), {})
+    kept = {key: value for key, value in properties.items() if key not in of_passage or of_passage[key] != value}
+    return kept, [Dropped(ABOUT_ITS_PASSAGE, key) for key in properties if key not in kept]
 
 
 def is_llama_index(path: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from kblam.data.importing.graph import edge_items, node_items
 from kblam.data.importing.graphml import kind_of
-from kblam.data.importing.graphrag import OF_A_PASSAGE
+from kblam.data.importing.graphrag import OF_A_PASSAGE, own_properties
 from kblam.data.importing.items import Dropped, Item, Node
 
 
@@ -27,21 +27,27 @@ class LlamaIndexGraph:
     def items(self) -> Iterator[Item]:
         """Its entities and relations; passages that entities were found in are no entities."""
         seen: set[str] = set()
-        for node in self._store.get() if hasattr(self._store, "get") else ():
-            yield from _entity(node, seen)
+        nodes = list(self._store.get()) if hasattr(self._store, "get") else []
+        passages = {node.id: node.properties or {} for node in nodes if not hasattr(node, "name")}
+        for node in nodes:
+            yield from _entity(node, seen, passages)
         for source, relation, target in _triplets(self._store):
             if not hasattr(source, "name") or not hasattr(target, "name"):
                 yield Dropped(OF_A_PASSAGE, relation.label)
                 continue
             for node in (source, target):
-                yield from _entity(node, seen)
-            yield from edge_items(Node(source.id), relation.label, Node(target.id), relation.properties or {})
+                yield from _entity(node, seen, passages)
+            properties, dropped = own_properties(relation.properties or {}, passages)
+            yield from dropped
+            yield from edge_items(Node(source.id), relation.label, Node(target.id), properties)
 
 
-def _entity(node: Any, seen: set[str]) -> Iterator[Item]:
+def _entity(node: Any, seen: set[str], passages: Mapping[str, Mapping[str, Any]]) -> Iterator[Item]:
     if hasattr(node, "name") and node.id not in seen:
         seen.add(node.id)
-        yield from node_items(Node(node.id), [node.label], {"name": node.name, **(node.properties or {})})
+        properties, dropped = own_properties(node.properties or {}, passages)
+        yield from dropped
+        yield from node_items(Node(node.id), [node.label], {"name": node.name, **properties})
 
 
 def _triplets(store: Any) -> Iterable[tuple[Any, Any, Any]]:

@@ -28,16 +28,28 @@ _LISTS = f"""
 CREATE TABLE followers AS SELECT v AS node FROM statements WHERE vn AND v GLOB '_:*' AND p = '{REST}'
     GROUP BY v HAVING count(DISTINCT s) = 1;
 CREATE UNIQUE INDEX follower ON followers (node);
-CREATE TABLE elements (node TEXT PRIMARY KEY, head TEXT) WITHOUT ROWID;
+CREATE TABLE elements (node TEXT PRIMARY KEY, head TEXT, place INTEGER) WITHOUT ROWID;
 INSERT OR IGNORE INTO elements
-WITH RECURSIVE found(node, head) AS (
-    SELECT v, s FROM statements WHERE vn AND v GLOB '_:*' AND p = '{REST}'
+WITH RECURSIVE found(node, head, place) AS (
+    SELECT v, s, 1 FROM statements WHERE vn AND v GLOB '_:*' AND p = '{REST}'
         AND v IN (SELECT node FROM followers) AND s NOT IN (SELECT node FROM followers)
     UNION
-    SELECT v, head FROM found JOIN statements ON sn AND s GLOB '_:*' AND s = found.node
+    SELECT v, head, place + 1 FROM found JOIN statements ON sn AND s GLOB '_:*' AND s = found.node
         WHERE p = '{REST}' AND vn AND v IN (SELECT node FROM followers)
-) SELECT node, head FROM found;
+) SELECT node, head, place FROM found;
 DROP TABLE followers;
+"""
+# Files write the elements of a list in any order. Where one stands that is not the next one, that one is to be read.
+_TURNS = f"""
+CREATE TABLE turns (id INTEGER PRIMARY KEY, other INTEGER);
+INSERT INTO turns
+WITH firsts AS (
+    SELECT id, coalesce(head, s) AS head,
+        row_number() OVER (PARTITION BY coalesce(head, s) ORDER BY id) AS written,
+        row_number() OVER (PARTITION BY coalesce(head, s) ORDER BY coalesce(place, 0), id) AS listed
+    FROM statements LEFT JOIN elements ON node = s WHERE sn AND s GLOB '_:*' AND p = '{FIRST}'
+) SELECT here.id, next.id FROM firsts AS here JOIN firsts AS next ON next.head = here.head
+    AND next.listed = here.written WHERE next.id <> here.id;
 """
 _CIRCLE = "things without a name that lead back to themselves, or are nested too deeply"
 _NAMELESS = "a thing without a name that nothing leads to"
@@ -61,7 +73,7 @@ class Naming:
         # Only of things without a name: of all others nobody asks what leads to them.
         sql.execute("CREATE INDEX to_blank ON statements (v) WHERE vn AND v GLOB '_:*'")
         sql.execute("CREATE INDEX of_blank ON statements (s) WHERE sn AND s GLOB '_:*'")
-        sql.executescript(_LISTS)
+        sql.executescript(_LISTS + _TURNS)
         sql.execute(
             "INSERT INTO names "
             "SELECT s, kblam_clean(coalesce((SELECT text FROM labels WHERE node = s), kblam_name(s))) "
@@ -84,6 +96,15 @@ class Naming:
         self._properties: dict[str, str] = {}
         self._owners: dict[str, list[tuple[str, str]] | None] = {}
         self._measures: dict[str, tuple[str | None, bool]] = {}
+
+    def in_turn(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A row of `statements`, or of the elements of one list that whose turn it is."""
+        if row[3] != FIRST:
+            return row
+        found: tuple[Any, ...] | None = self._sql.execute(
+            "SELECT statements.* FROM turns JOIN statements ON statements.id = other WHERE turns.id = ?", (row[0],)
+        ).fetchone()
+        return row if found is None else found
 
     def facts_of(self, row: tuple[Any, ...]) -> Iterator[tuple[str, str, str] | Dropped]:
         """(name, property, value) of what a row of `statements` says: one, or none, or one for each owner."""

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from kblam.data.importing import graphrag, rdf
 from kblam.data.importing.compressed import is_compressed, plain_suffix
-from kblam.data.importing.databases import BOLT, BoltGraph, LadybugGraph, NebulaGraph
+from kblam.data.importing.databases import BOLT, BoltGraph, NebulaGraph
+from kblam.data.importing.embedded import LadybugGraph
 from kblam.data.importing.graphml import GraphMLFile
 from kblam.data.importing.items import Readable
 from kblam.data.importing.tables import NodesFile, TableFile

@@ -171,7 +171,7 @@ class Stage:
                 for text, count in self._sql.execute("SELECT text, lost FROM labels WHERE lost"):
                     self._losses.add(Dropped("a further name of a thing", text[:40], count))
                 for row in self._sql.execute("SELECT * FROM statements ORDER BY id"):
-                    self._resolve(naming, row)
+                    self._resolve(naming, naming.in_turn(row))
                 self._write()
                 self._sql.execute("DROP TABLE statements")
             if self._renames:

@@ -23,9 +23,9 @@ def cells_of(column: Any) -> list[object]:
         cells = [_cell(column[at]) for at in range(len(column))]
     types = needed("pyarrow", "tables").types
     if types.is_float32(column.type):
-        return [_shortest(np.float32, cell) for cell in cells]
+        return [shortest(np.float32, cell) for cell in cells]
     if types.is_float16(column.type):
-        return [_shortest(np.float16, cell) for cell in cells]
+        return [shortest(np.float16, cell) for cell in cells]
     if types.is_nested(column.type):
         return [_with_objects(types, cell, column.type) for cell in cells]
     return cells
@@ -53,7 +53,7 @@ def _with_nanoseconds(scalar: Any) -> str | None:
     return f"{told[:end]}{scalar.value % 1000:03d}{told[end:]}"
 
 
-def _shortest(kind: Any, cell: object) -> object:
+def shortest(kind: Any, cell: object) -> object:
     """The digits that give back a float of fewer bits than Python's; whole numbers and what is no number stay."""
     return str(kind(cell)) if isinstance(cell, float) and math.isfinite(cell) and not cell.is_integer() else cell
 

@@ -10,6 +10,8 @@ from decimal import Decimal
 
 from kblam.errors import TripleFormatError
 
+BINARY = "binary data"
+
 
 class NoTextError(TripleFormatError):
     """A value that is no text and has none, such as a picture."""
@@ -42,7 +44,7 @@ def text_of(value: object) -> str:
     if isinstance(value, datetime.timedelta | uuid.UUID):
         return str(value)
     if isinstance(value, bytes | bytearray | memoryview):
-        raise NoTextError("binary data")
+        raise NoTextError(BINARY)
     if callable(iso := getattr(value, "iso_format", None)):  # the temporal types of the Neo4j driver
         return str(iso())
     raise NoTextError(f"a value of the kind {type(value).__name__}, which has no text")

@@ -16,12 +16,13 @@ from kblam.knowledge.files.cells import NoTextError, text_of
 from kblam.knowledge.files.lines import Records
 from kblam.knowledge.files.number_format import shown
 from kblam.knowledge.files.packages import needed
-from kblam.knowledge.files.sheet_parts import SOLVE, SheetParts, letters, parts_of
+from kblam.knowledge.files.sheet_parts import SOLVE, SheetParts, is_calculated_later, letters, parts_of
 from kblam.knowledge.records import RecordReader
 
 # XML of numbers shrinks to a tenth. What shrinks to less than a two-hundredth is no table.
 LARGEST_RATIO, ALLOWED_BYTES, MOST_BYTES = 200, 100 * 2**20, 4 * 2**30
 _HEAD = 2**16
+_ESCAPE = re.compile(r"_x(?![dD][89A-Fa-f])([0-9A-Fa-f]{4})_")  # but for halves of a character
 _FORBIDDEN = re.compile(rb"<!(DOCTYPE|ENTITY)", re.IGNORECASE)
 
 
@@ -90,7 +91,7 @@ def _sheet(path: Path, sheet: Any, reader: RecordReader) -> Records:
         if all(cell.value is None for cell in cells):
             continue
         if header is None:
-            header = [text_of(cell.value) for cell in cells]
+            header = [text_of(_unescaped(cell.value)) for cell in cells]
             while header and not header[-1]:  # a cell may be empty
                 header.pop()
             if not header:  # blanks, which nobody sees
@@ -155,8 +156,11 @@ class _Merged:
 
 def _parts(path: Path, sheet: Any, where: str) -> SheetParts:
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(sheet._worksheet_path) as file:
-            return parts_of(file)
+        with zipfile.ZipFile(path) as archive:
+            workbooks = [part for part in archive.namelist() if part.endswith("workbook.xml")]
+            later = any(is_calculated_later(archive.read(part)) for part in workbooks)
+            with archive.open(sheet._worksheet_path) as file:
+                return parts_of(file, calculated_later=later)
     except (KeyError, ValueError, EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
         raise TripleFormatError(f"{where}cannot be read: {error}", path=path) from error
 
@@ -195,4 +199,11 @@ def _text(cell: Any, column: str) -> str | None:
         raise NoTextError(f"the column {column[:40]!r} holds the error {value}")
     if isinstance(value, int | float) and not isinstance(value, bool):
         return shown(value, str(getattr(cell, "number_format", "") or ""))
-    return text_of(value) or None
+    return text_of(_unescaped(value)) or None
+
+
+def _unescaped(value: object) -> object:
+    """A text without the escapes of what XML cannot hold or would change: `_x000D_` is a carriage return."""
+    if not isinstance(value, str) or "_x" not in value:
+        return value
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), value)

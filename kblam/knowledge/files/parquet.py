@@ -10,7 +10,7 @@ from typing import Any
 from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import quoted
 from kblam.knowledge.files.arrow import cells_of
-from kblam.knowledge.files.cells import NoTextError, plain
+from kblam.knowledge.files.cells import BINARY, NoTextError, plain
 from kblam.knowledge.files.lines import Records
 from kblam.knowledge.files.packages import needed
 from kblam.knowledge.records import RecordReader
@@ -60,7 +60,7 @@ def _records(path: Path, file: Any, reader: RecordReader) -> Iterator[tuple[int,
                         raise cell
                     record[name] = plain(cell)
                 except NoTextError as error:
-                    if error.reason == "binary data":
+                    if error.reason == BINARY:
                         reader.unread[name] += 1
                         continue
                     trouble = TripleFormatError(

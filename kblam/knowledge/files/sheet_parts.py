@@ -14,10 +14,14 @@ _CHUNK, _LONGEST_CELL, _LONGEST_TAG = 2**20, 2**16, 2**23
 MOST = 100_000
 SOLVE = "open it in a spreadsheet program and save it there"
 # No part can run past the next tag, so that a hostile file is gone through once.
-_FORMULA = re.compile(
-    rb"<(?:\w+:)?c\b([^<>]*)>\s*<(?:\w+:)?f\b(?:[^<>]*/>|[^<>]*>[^<]*</(?:\w+:)?f>)\s*"
-    rb"(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
+_FORMULA, _FORMULA_OR_0 = (
+    re.compile(
+        rb"<(?:\w+:)?c\b([^<>]*)>\s*<(?:\w+:)?f\b(?:[^<>]*/>|[^<>]*>[^<]*</(?:\w+:)?f>)\s*"
+        rb"(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*" + nothing + rb"\s*</(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
+    )
+    for nothing in (b"", b"0?")
 )
+_CALCULATED_LATER = re.compile(rb'<(?:\w+:)?calcPr\b[^<>]*\bfullCalcOnLoad="(?:1|true)"')
 _MERGED = re.compile(rb'<(?:\w+:)?mergeCell\b[^<>]*\bref="([A-Z]{1,3})(\d{1,7}):[A-Z]{1,3}(\d{1,7})"')
 _PLACE = re.compile(rb'\br="([A-Z]{1,3})(\d{1,7})"')
 _IS_TEXT = re.compile(rb'\bt="str"')  # the result is a text, and here an empty one
@@ -36,16 +40,26 @@ class SheetParts:
     unsolved: dict[int, list[int]] = field(default_factory=dict)
 
 
-def parts_of(sheet: IO[bytes]) -> SheetParts:
+def is_calculated_later(workbook: bytes) -> bool:
+    """Whether the XML of a workbook has it calculated when it is opened, as programs write it that do not calculate."""
+    return _CALCULATED_LATER.search(workbook) is not None
+
+
+def parts_of(sheet: IO[bytes], *, calculated_later: bool = False) -> SheetParts:
     """Goes through the XML of a sheet.
+
+    Args:
+        calculated_later: of its workbook. Then the result 0 of a formula says that there is none: XlsxWriter, and so
+            pandas, writes that.
 
     Raises:
         ValueError: there are more than 100,000 of one of them.
     """
     parts = SheetParts()
     unsolved = 0
+    formula = _FORMULA_OR_0 if calculated_later else _FORMULA
     for block in _blocks(sheet):
-        for found in _FORMULA.finditer(block):
+        for found in formula.finditer(block):
             place = _PLACE.search(found[1])
             if place is not None and not _IS_TEXT.search(found[1]):
                 unsolved += 1

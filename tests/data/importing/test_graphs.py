@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import networkx
@@ -297,24 +298,91 @@ def test_the_file_that_llama_index_persists(tmp_path: Path) -> None:
     assert report.dropped == {"a relation to a passage of text": 1}
 
 
-@pytest.fixture
-def embedded(tmp_path: Path) -> Path:
+def test_what_llama_index_copies_from_a_passage_is_none_of_the_things_in_it(tmp_path: Path) -> None:
+    """As `PropertyGraphIndex` writes it, of documents that `SimpleDirectoryReader` read."""
+    of_file = {"file_name": "staff.txt", "creation_date": "2026-01-02"}
+    found_in = {"triplet_source_id": "p1"}
+    nodes = {
+        "p1": {"label": "text_chunk", "text": "Ann works at Acme", "id_": "p1", "properties": of_file},
+        "Ann": {"label": "entity", "name": "Ann", "properties": {"age": 30, **of_file, **found_in}},
+        "Acme": {"label": "Entity", "name": "Acme", "properties": {"file_name": "acme.txt", **found_in}},
+    }
+    held: dict[str, Any] = {"nodes": nodes}
+    relation = {"label": "works at", "source_id": "Ann", "target_id": "Acme", "properties": {**of_file, **found_in}}
+    held["relations"] = {"Ann_works at_Acme": relation}
+    path = written(tmp_path / "property_graph_store.json", json.dumps(held))
+    passage, ann, acme = (SimpleNamespace(id=key, **{"properties": {}, **node}) for key, node in nodes.items())
+    triplets = [(ann, SimpleNamespace(**relation), acme)]
+    store = SimpleNamespace(get=lambda: [passage, ann, acme], get_triplets=lambda: triplets)
+    for source in (open_sources([str(path)]), [LlamaIndexGraph(store)]):
+        found, report = read(source)
+        assert found == {("Ann", "age"): "30", ("Acme", "file name"): "acme.txt", ("Ann", "works at"): "Acme"}
+        (copied,) = [count for reason, count in report.dropped.items() if "the passage that says it" in reason]
+        assert copied == 4
+
+
+def embedded_with(path: Path, *statements: str) -> Path:
+    """A file that ladybug itself writes."""
     ladybug = pytest.importorskip("ladybug")
-    path = tmp_path / "g.lbug"
     database = ladybug.Database(str(path))
     connection = ladybug.Connection(database)
-    for statement in (
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+    database.close()
+    return path
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Path:
+    return embedded_with(
+        tmp_path / "g.lbug",
         "CREATE NODE TABLE Person(name STRING PRIMARY KEY, born DATE, tags STRING[], photo BLOB)",
         "CREATE NODE TABLE City(id INT64 PRIMARY KEY, title STRING)",
         "CREATE REL TABLE LIVES_IN(FROM Person TO City, since INT64)",
         "CREATE (:Person {name: 'Ann', born: date('2001-02-03'), tags: ['a', 'b'], photo: BLOB('\\\\xAA')})",
         "CREATE (:City {id: 7, title: 'Oslo'})",
         "MATCH (p:Person), (c:City) CREATE (p)-[:LIVES_IN {since: 2010}]->(c)",
-    ):
-        connection.execute(statement)
-    connection.close()
-    database.close()
-    return path
+    )
+
+
+def test_things_of_an_embedded_graph_are_known_by_their_primary_keys(tmp_path: Path) -> None:
+    path = embedded_with(
+        tmp_path / "g.lbug",
+        "CREATE NODE TABLE Person(number INT64 PRIMARY KEY, name STRING)",
+        "CREATE NODE TABLE `Spare ``part's`(sku STRING PRIMARY KEY, weight FLOAT, sizes FLOAT[], _shelf STRING)",
+        "CREATE REL TABLE `sold by`(FROM `Spare ``part's` TO Person, FROM Person TO Person, share FLOAT)",
+        "CREATE (:Person {number: 7, name: 'Bob'})",
+        "CREATE (:Person {number: 8, name: 'Bob'})",
+        "CREATE (:Person {number: 9})",
+        "CREATE (:`Spare ``part's` {sku: 'X-1', weight: 0.1, sizes: [0.1, 2.0], _shelf: 'A'})",
+        "MATCH (s:`Spare ``part's`), (p:Person {number: 8}) CREATE (s)-[:`sold by` {share: 0.3}]->(p)",
+        "MATCH (p:Person {number: 8}), (q:Person {number: 9}) CREATE (p)-[:`sold by`]->(q)",
+    )
+    found, report = read(open_sources([str(path)]))
+    assert {name for name, _ in found} == {"Bob (7)", "Bob (8)", "Person 9", "X-1"}
+    assert found[("Person 9", "number")] == "9"
+    parts = {prop: value for (name, prop), value in found.items() if name == "X-1"}
+    assert parts == {
+        "type": "Spare `part's",
+        "weight": "0.1",
+        "sizes": "0.1, 2",
+        "shelf": "A",
+        "sold by": "Bob (8)",
+        "share (sold by Bob (8))": "0.3",
+    }
+    assert found[("Bob (8)", "sold by")] == "Person 9"
+    assert report.dropped == {}
+
+
+def test_a_query_returns_properties_and_binary_data_in_it_is_counted(embedded: Path) -> None:
+    for query in ("MATCH (p:Person) RETURN p", "MATCH (q)-[p]->(r) RETURN p", "MATCH p = (q)-[r*1..2]->(s) RETURN p"):
+        with pytest.raises(DataError, match=r"returns 'p', a whole node, edge or path; .* such as p\.name AS name"):
+            read(open_sources([str(embedded)], query=query))
+    query = "MATCH (p:Person) RETURN p.name AS name, p.photo AS photo, cast(0.1 AS FLOAT) AS share"
+    found, report = read(open_sources([str(embedded)], query=query))
+    assert found == {("Ann", "share"): "0.1"}
+    assert report.dropped == {"a cell of a column that is no part of a fact": 1}
 
 
 def test_an_embedded_graph_is_read_and_not_written(embedded: Path) -> None:

@@ -276,6 +276,23 @@ def test_tables_of_graphrag(tmp_path: Path) -> None:
     assert sum(report.dropped.values()) == 8 + 4
 
 
+def test_a_relationship_of_graphrag_may_have_no_description(tmp_path: Path) -> None:
+    path = parquet(
+        tmp_path / "relationships.parquet",
+        human_readable_id=[0, 1, 2, 3],
+        source=["ANN", "ACME", "BO", None],
+        target=["ACME", "OSLO", None, "ACME"],
+        description=["", None, "Bo left", "somebody left"],
+    )
+    rows = BadRows(tmp_path / "bad.jsonl")
+    found, report = read(open_sources([str(path)]), bad_rows=rows)
+    rows.close()
+    assert found == {("ANN", "related to"): "ACME", ("ACME", "related to"): "OSLO"}
+    assert report.bad == 2
+    assert [json.loads(line)["line"] for line in rows.path.read_text().splitlines()] == [3, 4]
+    assert "'BO' has nothing in the column 'target'" in rows.path.read_text()
+
+
 def test_data_sets_of_upstream_and_of_atlaskv(tmp_path: Path) -> None:
     enron = [{"name": "Oak Deal", "description_type": "purpose", "description": "to sell", "Q": "Why?", "A": "to sell",
               "key_string": "the purpose of Oak Deal", "extended_Q": "", "extended_A": ""}]  # fmt: skip
@@ -366,6 +383,29 @@ def test_a_formula_without_its_result_is_told(tmp_path: Path) -> None:
         facts(path, columns=Columns(name="name", ignore=("note",)))
 
 
+def test_the_result_0_of_a_program_that_does_not_calculate_is_none(tmp_path: Path) -> None:
+    """XlsxWriter, and so pandas, writes it for every formula, and has the workbook calculated when it is opened."""
+    bare = workbook(tmp_path / "bare.xlsx", [["name", "h"], ["Oak", "=1+1"], ["Elm", 0], ["Ash", "=2*3"]])
+    for name, later in (("written.xlsx", True), ("saved.xlsx", False)):
+        with zipfile.ZipFile(bare) as old, zipfile.ZipFile(tmp_path / name, "w") as new:
+            for part in old.namelist():
+                text = old.read(part).decode()
+                assert ('fullCalcOnLoad="1"' in text) == (part == "xl/workbook.xml")
+                text = text.replace("<f>1+1</f><v />", "<f>1+1</f><v>0</v>").replace("<v />", "<v>6</v>")
+                new.writestr(part, text if later else text.replace('fullCalcOnLoad="1"', ""))
+    with pytest.raises(TripleFormatError, match=r"written.xlsx:2: the cell B2 holds a formula without its result"):
+        facts(tmp_path / "written.xlsx")
+    assert facts(tmp_path / "saved.xlsx") == {("Oak", "h"): "0", ("Elm", "h"): "0", ("Ash", "h"): "6"}
+
+
+def test_characters_that_a_workbook_escapes_are_read_as_themselves(tmp_path: Path) -> None:
+    rows = [["name", "said_x000D_\nby"], ["Oak", "a_x000D_\nb"], ["Elm", "_x005F_x000D_ _xD83D_ _x12_"]]
+    path = workbook(tmp_path / "a.xlsx", rows)
+    found = facts(path)
+    assert found[("Oak", "said\r\nby")] == "a\r\nb"
+    assert found[("Elm", "said\r\nby")] == "_x000D_ _xD83D_ _x12_"
+
+
 @pytest.mark.parametrize("size", [1, 7, 64, 2**20])
 def test_a_sheet_is_gone_through_in_blocks_of_any_size(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kblam.knowledge.files.sheet_parts._CHUNK", size)
@@ -376,6 +416,9 @@ def test_a_sheet_is_gone_through_in_blocks_of_any_size(size: int, monkeypatch: p
     )
     parts = parts_of(io.BytesIO(sheet))
     assert (parts.unsolved, parts.below) == ({2: [2], 3: [27]}, [(1, 2, 3), (2, 5, 9)])
+    zeros = sheet.replace(b"<v></v></c><c", b"<v>0</v></c><c").replace(b"<v></v>", b"<v>0</v>")
+    assert parts_of(io.BytesIO(zeros)).unsolved == {3: [27]}
+    assert parts_of(io.BytesIO(zeros), calculated_later=True).unsolved == {2: [2], 3: [27]}
     assert [letters(column) for column in (1, 26, 27, 702, 703)] == ["A", "Z", "AA", "ZZ", "AAA"]
 
 
