@@ -39,5 +39,6 @@ def test_completions_too_whole_and_in_a_stream(server: Served) -> None:
 
 
 def test_without_seeds_answers_are_drawn_apart(server: Served) -> None:
-    choices = server.ask(**{**DRAWN, "seed": None, "n": 8}).json()["choices"]
+    # Hot, since what comes depends on all that was drawn before: at 1.5 eight were once alike.
+    choices = server.ask(**{**DRAWN, "seed": None, "n": 8, "temperature": 2}).json()["choices"]
     assert len({choice["message"]["content"] for choice in choices}) > 1
