@@ -14,6 +14,11 @@ from kblam_kernels.common import native
 HAVE_BYTES = ("avx512vnni", "avx512bf16", "amx")
 
 
+def multiplies_bytes() -> bool:
+    """Whether this processor has one of those tables; the library is loaded."""
+    return any(torch.ops.kblam_kernels.cpu_instruction_set(name) for name in HAVE_BYTES)
+
+
 @contextmanager
 def with_instruction_set(name: str) -> Iterator[None]:
     """For tests that draw the kernel table."""

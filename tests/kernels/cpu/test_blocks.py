@@ -17,7 +17,7 @@ from kblam_kernels.evidence import blocks, cpu
 from kblam_kernels.evidence.blocks import bounds
 from kblam_kernels.evidence.call import BLOCK
 from kblam_kernels.evidence.given import call_of
-from tests.kernels.cpu.pinned import HAVE_BYTES, with_threads
+from tests.kernels.cpu.pinned import with_threads
 from tests.kernels.problems import INF, Problem, make, make_latent
 from tests.kernels.ways import DTYPES, STORAGE
 
@@ -134,7 +134,6 @@ def test_the_best_are_those_of_one_pass(storage: Any, dtype: torch.dtype, instru
         hold(p, k, row_weight=torch.rand(3, 1, N).masked_fill(torch.rand(3, 1, N) < 0.3, 0))
 
 
-@pytest.mark.skipif(not HAVE_BYTES, reason="this processor multiplies no bytes")
 def test_bytes() -> None:
     for N in (1, 9):
         p = make_latent(2, 7, 1, N, N, M, P=75, D=32, scale=0.25).to(torch.float32, torch.int8)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kblam_kernels import DenseKnowledge, evidence, knowledge_lse
 from kblam_kernels.evidence import cpu, reference
-from tests.kernels.cpu.pinned import HAVE_BYTES, with_threads
+from tests.kernels.cpu.pinned import multiplies_bytes, with_threads
 from tests.kernels.cpu.test_evidence_cpu import OPTIONS
 from tests.kernels.problems import INF, Problem, make, make_latent
 from tests.kernels.ways import DTYPES, STORAGE
@@ -98,9 +98,10 @@ def test_scores_far_from_zero(maker: Any, far: float, instruction_set: str) -> N
     torch.testing.assert_close(level(problem.but(knowledge_bias=far)) - far, level(problem), rtol=0, atol=0.01)
 
 
-@pytest.mark.skipif(not HAVE_BYTES, reason="this processor multiplies no bytes")
 @pytest.mark.usefixtures("library")
 def test_scores_are_rounded_as_the_masses_are() -> None:
+    if not multiplies_bytes():
+        pytest.skip("this processor multiplies no bytes")
     for N in (1, 9):
         problem = make_latent(2, 7, 1, N, N, M, P=75, D=32, scale=0.25).to(torch.float32, torch.int8)
         lse = level(problem, int8_products=True)
