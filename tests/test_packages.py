@@ -174,7 +174,7 @@ def test_sql_is_spoken_in_one_place() -> None:
     ]
     assert elsewhere == [
         "kblam/data/exporting/grouping.py",
-        "kblam/data/importing/databases.py",
+        "kblam/data/importing/embedded.py",
         "kblam/data/importing/naming.py",
         "kblam/data/importing/stage.py",
         "kblam/data/real/elements.py",
