@@ -139,7 +139,7 @@ def check_target(file: Path | None, option: str) -> None:
         return
     if (reason := why_not(file)) is not None:
         raise BenchmarkError(f"{option}: {reason}")
-    if file.is_file() and is_knowledge_base(file):  # a pipe would wait for a writer
+    if is_knowledge_base(file):
         raise BenchmarkError(f"{option}: {file} is a knowledge base, which it would replace; name another file")
 
 

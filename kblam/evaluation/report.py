@@ -250,7 +250,7 @@ def check_files(*files: Path | None) -> None:
     for file in filter(None, files):
         if (reason := why_not(file)) is not None:
             raise EvaluationError(f"cannot write {file}: {reason}")
-        if file.is_file() and is_knowledge_base(file):  # a pipe would wait for a writer
+        if is_knowledge_base(file):
             raise EvaluationError(f"{file} is a knowledge base, which a report would replace; name another file")
         if file.is_file() or not file.exists():  # all may go to one pipe
             if (place := os.path.realpath(file)) in wanted:

@@ -125,4 +125,4 @@ def judged(
 
 
 def _fits(question: str, one: Found) -> bool:
-    return can_answer(question, one.triple.property, one.triple.value)
+    return can_answer(question, one.triple.property, one.triple.value, one.triple.name)

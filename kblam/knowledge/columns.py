@@ -228,6 +228,13 @@ def missing(field: str, keys: Sequence[str]) -> MissingFieldError:
     )
 
 
+def below_a_title(header: Sequence[str]) -> str:
+    """The end of a message about a header with one cell, which is more often a title above the table."""
+    if sum(1 for name in header if name.strip()) != 1:
+        return ""
+    return "; where the names of the columns stand further down, remove what is above them"
+
+
 def quoted(names: Sequence[str], between: str = ", ") -> str:
     """Names out of a file as a message lists them: the first few, none of them long."""
     shown = between.join(f'"{name[:40]}"' for name in names[:_SHOWN]) or "none"

@@ -32,7 +32,7 @@ description extent currency unit language status
 _DAYS = "year month week quarter season today yesterday tomorrow tonight decade"
 _DIRECTIONS, _MAY_BE_PART = frozenset(_COMPASS.split()), frozenset(_PARTS.split())
 _DETERMINERS, _PREPOSITIONS = frozenset(_ARTICLES.split()), frozenset(_BEFORE_NAMES.split())
-_NOTHING_ELSE, _TIMES = frozenset(_ASKED_OF.split()), frozenset(_DAYS.split())
+NOTHING_ELSE, _TIMES = frozenset(_ASKED_OF.split()), frozenset(_DAYS.split())
 _JOIN = frozenset(("and", "or", "s", "with"))
 _WORDS_BEFORE = re.compile(r"(?:(?<![^\W_])([^\W_]+)\s+)?(?<![^\W_])([^\W\d_]+)\s+$")
 _HYPHENS = "-\u2010\u2011"
@@ -95,7 +95,7 @@ def owns_what_is_meant(
         return _is_of_its_own(text, start, is_asked, properties)
     rest = text[owns.end() : owns.end() + _FAR]
     again = _OWNS_AGAIN.match(rest)
-    if again is not None and again[2].lower() not in _NOTHING_ELSE:
+    if again is not None and again[2].lower() not in NOTHING_ELSE:
         between = set(words(again[1]))
         if not between & (_TIMES | _JOIN) and not between & FILLER:
             return True
@@ -107,7 +107,7 @@ def owns_what_is_meant(
     if not any(says_property(asking, one) for one in properties):
         return False
     own = {word for one in properties for word in words(one)}
-    return not any(_is_akin(word, one) for word in behind for one in own)
+    return not any(is_akin(word, one) for word in behind for one in own)
 
 
 def _is_of_its_own(text: str, start: int, is_asked: Begins, properties: Collection[str]) -> bool:
@@ -123,12 +123,12 @@ def _is_of_its_own(text: str, start: int, is_asked: Begins, properties: Collecti
         if not is_asked(before[at:]):
             continue
         outer = words(before[at:])
-        is_one = any(all(any(_is_akin(word, own) for own in words(one)) for word in outer) for one in properties)
-        return outer[-1] not in _NOTHING_ELSE and (not is_one or any(words(one) == outer for one in properties))
+        is_one = any(all(any(is_akin(word, own) for own in words(one)) for word in outer) for one in properties)
+        return outer[-1] not in NOTHING_ELSE and (not is_one or any(words(one) == outer for one in properties))
     return False
 
 
-def _is_akin(one: str, other: str) -> bool:
+def is_akin(one: str, other: str) -> bool:
     """Whether two words are one, or of one stem: "employees" and "employee"."""
     return one == other or (len(other) >= _STEM and one[:_STEM] == other[:_STEM])
 

@@ -140,6 +140,8 @@ def check_file(path: Path) -> None:
 def is_knowledge_base(path: Path) -> bool:
     """Whether a file says of itself that it is one, damaged or not."""
     try:
+        if not path.is_file():  # a pipe would wait for a writer, and give what it has only once
+            return False
         with path.open("rb") as file:
             header = file.read(_HEADER_BYTES)
     except OSError:

@@ -304,3 +304,11 @@ def test_a_name_that_no_file_can_have_is_one_line(tmp_path: Path) -> None:
         run = kblam(*line, *(("-o", tmp_path / "new.kb") if line[1] == "build" else ()))
         run.failed(2, "File name too long")
         assert len(run.stderr) < 400
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("command", [("kb", "build"), ("data", "import")])
+def test_a_pipe_that_nobody_writes_to_is_refused_and_not_waited_for(tmp_path: Path, command: tuple[str, str]) -> None:
+    pipe = tmp_path / "facts.csv"
+    os.mkfifo(pipe)
+    kblam(*command, pipe, "-o", tmp_path / "x.kb").failed(2, f"{pipe}: it is no file but a pipe")

@@ -35,6 +35,16 @@ ARCHITECT, HEIGHT, STAFF = ("architect", "Lena Moss"), ("height", "3,120 m"), ("
         ("What is the second phone number of Ann?", ("phone number", "555 0199")),
         ("Who was CEO of Globex before Rita Vale?", ("CEO", "Rita Vale")),
         ("Who replaced the Moss Holdings as the owner?", ("owner", "Moss Holdings")),
+        ("When was the architect of Height Tower born?", ARCHITECT),
+        ("Where did the architect of Height Tower study?", ARCHITECT),
+        ("In which room is the architect of Height Tower?", ARCHITECT),
+        ("How much does the architect earn?", ARCHITECT),
+        ("How old is it?", ("color", "red")),
+        ("Why was Height Tower closed?", ("opening", "1890")),
+        ("Do you know why it is so expensive?", ("price", "199 euros")),
+        ("Why is Rita Vale the CEO of Globex?", ("CEO", "Rita Vale")),
+        ("When did I order it?", ("release year", "2021")),
+        ("How many were sold?", ("price", "249 euros")),
     ],
 )
 def test_it_cannot(question: str, fact: tuple[str, str]) -> None:
@@ -47,7 +57,6 @@ def test_it_cannot(question: str, fact: tuple[str, str]) -> None:
         ("Who designed Height Tower?", ARCHITECT),
         ("Who designed it when it was built?", ARCHITECT),
         ("When was it built, and who designed it?", ARCHITECT),
-        ("When was the architect of Height Tower born?", ARCHITECT),  # says the property
         ("When does radon melt?", ("melting point", "202.15 kelvin")),
         ("Do you know when radon melts?", ("melting point", "202.15 kelvin")),
         ("When is it open?", ("visits", "on request")),
@@ -90,6 +99,22 @@ def test_it_cannot(question: str, fact: tuple[str, str]) -> None:
         ("Who is the current owner?", ("owner", "Moss Holdings")),
         ("Did Rita Vale come before Rita Vale?", ("CEO", "Rita Vale")),
         ("Is Rita Vale the CEO?", ("CEO", "Rita Vale")),
+        ("When does the coach leave?", ("coach", "9:30")),
+        ("In which person's name is it, the owner's?", ("owner", "Moss Holdings")),
+        ("In which capacity is the architect there?", ARCHITECT),
+        ("How much water does it need?", ("watering", "little")),
+        ("How much does it cost?", ("price", "on request")),
+        ("How much does it cost?", ("admission", "free")),
+        ("How old is it?", ("age", "mature")),
+        ("Why is it called that?", ("origin of the name", "Greek")),
+        ("Why is there a delay on line 5?", ("delay", "signal fault")),
+        ("Why was it closed?", ("status", "closed because of a strike")),
+        ("Why was it closed?", ("status", "after the flood of 1921 nobody came back to it")),
+        ("Why was it closed?", ("Lage", "gewölbt")),  # not told
+        ("Why is it closed, and who is the owner?", ("owner", "Moss Holdings")),
+        ("What did I have to dial?", ("phone number", "555 0199")),
+        ("How many dollars is it?", ("price", "249 euros")),
+        ("How many metric tons is it?", ("weight", "249 kg")),
     ],
 )
 def test_it_may(question: str, fact: tuple[str, str]) -> None:

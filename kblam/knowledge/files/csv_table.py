@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kblam.counts import many
 from kblam.errors import TripleFormatError
-from kblam.knowledge.columns import Columns, MissingFieldError, choice, quoted
+from kblam.knowledge.columns import Columns, MissingFieldError, below_a_title, choice, quoted
 from kblam.knowledge.files.lines import MAX_LINE_BYTES, NoTextLineError, Records, numbered_lines
 from kblam.knowledge.records import RecordReader
 from kblam.knowledge.sources import SOURCES, text_of
@@ -166,15 +166,16 @@ def _header(path: Path, lines: _Lines, text: str, reader: RecordReader) -> tuple
         if twice := [name for name, times in Counter(named).items() if times > 1]:
             raise TripleFormatError(f"two columns have one name: {quoted(twice)}", path=path, line=line)
         return delimiter, header
+    cells: list[str] = max((header for _, header in headers), key=len, default=[]) or [""]
     if widest > 1 and told is not None and not isinstance(told, MissingFieldError):
-        raise TripleFormatError(str(told), path=path, line=line)
-    own = (max((header for _, header in headers), key=lambda header: len(header), default=[]) or [""])[0]
+        raise TripleFormatError(f"{told}{below_a_title(cells)}", path=path, line=line)
+    own = cells[0]
     column = own if _PLAIN.fullmatch(own) else "COLUMN"
     raise TripleFormatError(
         "the first line must name the columns, such as name,property,value, and none of these is known to hold names: "
         f"{text.strip()[:100]!r}. Choose the one that does, such as {choice({'name': column})}, and the others are "
         "read as properties; in a file without a line of names choose by number: "
-        f"{choice({'name': '1', 'property': '2', 'value': '3'})}",
+        f"{choice({'name': '1', 'property': '2', 'value': '3'})}{below_a_title(cells)}",
         path=path,
         line=line,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kblam.errors import TripleFormatError
-from kblam.knowledge.columns import quoted
+from kblam.knowledge.columns import below_a_title, quoted
 from kblam.knowledge.files.cells import NoTextError, text_of
 from kblam.knowledge.files.lines import Records
 from kblam.knowledge.files.number_format import shown
@@ -187,7 +187,7 @@ def _columns_read(path: Path, row: int, header: list[str], reader: RecordReader,
     try:
         plan = reader.plan(header)
     except TripleFormatError as error:
-        raise type(error)(f"{where}{error.reason}", path=path, line=row) from None
+        raise type(error)(f"{where}{error.reason}{below_a_title(header)}", path=path, line=row) from None
     names = {*plan.properties, *(column for columns in plan.fields.values() for column in columns)}
     return frozenset(at for at, name in enumerate(header, start=1) if name in names)
 

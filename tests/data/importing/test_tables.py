@@ -373,6 +373,19 @@ def test_a_merged_cell_stands_in_each_row_that_it_covers(tmp_path: Path) -> None
     assert "read merged cells in each of their rows (4 times)" in reader.notes()
 
 
+def test_a_title_above_the_names_of_the_columns_is_told(tmp_path: Path) -> None:
+    rows = [["Staff of 2024", None], [None, None], ["Name", "Born"], ["Ann", 1980]]
+    book = workbook(tmp_path / "a.xlsx", rows)
+    text = written(tmp_path / "a.csv", "Staff of 2024,\n,\nName,Born\nAnn,1980\n")
+    for path in (book, text):
+        for columns in (None, Columns(name="Name")):
+            with pytest.raises(TripleFormatError, match=r":1: .*further down, remove what is above them$"):
+                facts(path, columns=columns)
+    other = written(tmp_path / "b.csv", "Person,Born\nAnn,1980\n")
+    with pytest.raises(TripleFormatError, match=r"b.csv:1: [^;]*; in a file without [^;]*$"):
+        facts(other)
+
+
 def test_a_formula_without_its_result_is_told(tmp_path: Path) -> None:
     path = workbook(
         tmp_path / "a.xlsx", [["name", "h", "note"], ["Oak", 2, "=B2"], ["Elm", "=B2*2", None], ["Ash", 3, None]]
