@@ -32,8 +32,11 @@ _WHERE = re.compile(rf"(?:{OPENING}|{KNOW}){_AT}where\b", re.IGNORECASE)
 # Not "Who is A?", which asks for all there is.
 _WHO = re.compile(rf"(?:{OPENING}|{KNOW})who\s+(?!is\b|are\b|was\b|were\b|on\b)[a-z]", re.IGNORECASE)
 _WHY = re.compile(rf"(?:{OPENING}|{KNOW})(?:why|how\s+come|for\s+(?:what|which)\s+reason)\b", re.IGNORECASE)
-# A place or time of whom it names: not "Where do I find the founder?".
-_OF_WHOM = re.compile(r"\bwhere\b(?!\s+(?:do|can|could|would|may|might|should)\s+(?:i|we|you|one)\b)", re.IGNORECASE)
+# A place of whom it names: not "Where do I find the founder?".
+_OF_WHOM = re.compile(
+    rf"(?:{OPENING}|{KNOW}){_AT}where\b(?!\s+(?:do|can|could|would|may|might|should)\s+(?:i|we|you|one)\b)",
+    re.IGNORECASE,
+)
 _IN_WHICH = re.compile(
     r"\b(?:in|on|at|during|since)\s+(?:what|which)\s+(?!(?:person|company|firm|organi[sz]ation|capacity|case|way)\b)"
     r"([^\W\d_]+)\s+(?:is|are|was|were|does|did|do|has|had|will|can)\b",
