@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 
 from kblam.generation.kind_words import ANOTHER, NEGATIVE, OFFICES, OPPOSITES, PERSONS, PLAIN_VERBS
-from kblam.generation.openings import KNOW, OPENING
+from kblam.generation.openings import ASKING, KNOW, OPENING
 from kblam.knowledge.filler import FILLER
 from kblam.knowledge.identifiers import forms, spoken
 from kblam.knowledge.mention import says_property, spans_of, words, words_at
@@ -23,7 +23,6 @@ _PLACES = frozenset(("office", "chair", "seat", "post", "position", "role", "job
 _MAY_BE_YES = re.compile(
     r"^\W*(?:is|are|was|were|do|does|did|has|have|can|could|isn|aren|wasn|weren|why)\b", re.IGNORECASE
 )
-_ASKS = re.compile(r"\b(?:who|whom|whose|what|which|where|when|why|how)\b", re.IGNORECASE)
 _BESIDE = re.compile(
     r"\b(?:before|after|besides|except|instead of|other than|apart from|replac\w+|succe\w+|preced\w+|follow\w+)\s+"
     r"(?:the\s+)?$",
@@ -93,6 +92,6 @@ def _says_opposite(question: str, property: list[str], name: str) -> bool:
 def _asks_beside(question: str, value: str) -> bool:
     """Whether a question asks who or what comes before, after or instead of a value, which it says."""
     return any(
-        _BESIDE.search(question, max(0, start - _FAR), start) is not None and _ASKS.search(question, 0, start)
+        _BESIDE.search(question, max(0, start - _FAR), start) is not None and ASKING.search(question, 0, start)
         for start, _ in spans_of(question, value)
     )

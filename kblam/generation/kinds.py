@@ -6,7 +6,7 @@ import re
 
 from kblam.generation.another import asks_for_another
 from kblam.generation.kind_words import AMOUNTS, CAUSES, NO_PERSONS, NUMBERS, OFFICES, PERSONS, TIMES
-from kblam.generation.openings import KNOW, OPENING
+from kblam.generation.openings import ASKING, KNOW, OPENING
 from kblam.generation.other_sides import asks_for_other_side
 from kblam.generation.other_times import is_of_another_time
 from kblam.generation.units import fits_units
@@ -45,7 +45,6 @@ _IN_WHICH = re.compile(
 # What happened to who asks is in no knowledge base.
 _DID_I = re.compile(rf"{OPENING}(?:when|why)\s+(?:did|was|had)\s+(?:i|my)\b", re.IGNORECASE)
 _LONG_VALUE = 8  # words of a value that may give a reason without words for it
-_ASKS_MORE = re.compile(r"\b(?:who|whom|whose|what|which|where|when|why|how)\b", re.IGNORECASE)
 
 _NUMBER, _NOTHING = re.compile(r"\d"), re.compile(r"(?!)")
 # A year, "9:30", "1.5.1931", "5th", "44 BC"; a small number that is all there is. Not "3,120 m", nor "555 0199".
@@ -78,7 +77,7 @@ def can_answer(question: str, property: str, value: str, name: str = "") -> bool
     ):
         return False
     # "How many hectares is it, and how tall?" is answered by feet too.
-    in_units = fits_units(question, value) or len(_ASKS_MORE.findall(question)) > 1
+    in_units = fits_units(question, value) or len(ASKING.findall(question)) > 1
     own = words(spoken(property))
     if _asks_about_whom(question, own, value):
         return False
@@ -122,4 +121,4 @@ def _is_of_kind(question: str, property: list[str], value: str) -> bool:
 def _asks(question: str, way: re.Pattern[str]) -> bool:
     """Whether a question asks in this way, and for nothing more."""
     asked = way.search(question)
-    return asked is not None and _ASKS_MORE.search(question, asked.end()) is None
+    return asked is not None and ASKING.search(question, asked.end()) is None
