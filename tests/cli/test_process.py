@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import signal
 import sqlite3
 import subprocess
@@ -34,16 +33,15 @@ import sys
 from kblam.cli import main
 try: main(["--help"])
 except SystemExit as end: assert end.code == 0
-print(sorted(set(sys.modules) & set({HEAVY!r})), file=sys.stderr)
+print(sorted(set(sys.modules) & set({HEAVY!r})), len(sys.modules), file=sys.stderr)
 """
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.stderr.strip() == "[]"
+    heavy, loaded = done.stderr.rsplit(maxsplit=1)
+    assert heavy == "[]"
+    # Modules and not seconds, which are another machine's too: 420 take half a second, and with torch they are 2,000.
+    assert int(loaded) < 600
     for command in ("kb", "ask", "chat", "integrate", "convert", "doctor"):
         assert command in done.stdout
-    # Processor time, so that a busy machine does not decide.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.7
 
 
 def test_looking_into_a_knowledge_base_loads_neither_torch_nor_transformers(kb: Path) -> None:

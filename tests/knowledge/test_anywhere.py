@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from kblam.adapter import AdapterConfig
@@ -12,6 +10,7 @@ from kblam.generation.words import Found
 from kblam.knowledge import Triple
 from kblam.knowledge.mention import mentions, says, to_the_letter, without_name
 from kblam.knowledge.names import Names
+from tests.timing import is_done_within
 
 PICTURES = ["🍕", "👩", "👩‍🚀", "👍", "❤️", "🇫🇷", "🇷🇩", "°", "Ⓐ"]
 MARKS = ["???", "++", "->", "?", "&", "-", "..."]
@@ -109,14 +108,11 @@ def test_who_asks_about_one_is_told_about_it(question: str, name: str) -> None:
 @pytest.mark.parametrize("piece", ["กรุงเทพ", "東京", "🍕", "🇫", "???", "++ ", "\u200d", "กรุงเทพß", "ก"], ids=ascii)
 def test_a_long_text_takes_no_time(piece: str) -> None:
     many = Names([*PICTURES, *MARKS, *SPACELESS, *(f"กรุง{chr(0xE01 + one % 40)}{one}" for one in range(5000))])
-    began = time.process_time()
-    many.meant_in(piece * 5000)
-    assert time.process_time() - began < 10
+    assert is_done_within(10, lambda: many.meant_in(piece * 5000))
 
 
 def test_thousands_of_names_that_share_their_longest_word_take_no_time() -> None:
     many = Names(["서울특별시", *(f"서울특별시 {chr(0xAC00 + one)}구" for one in range(10_000))])
-    began = time.process_time()
-    assert many.meant_in("서울특별시의 인구는?") == ["서울특별시"]
-    assert many.meant_in("서울특별시 가구의 인구는?") == ["서울특별시 가구"]
-    assert time.process_time() - began < 0.5
+    for text, name in (("서울특별시의 인구는?", "서울특별시"), ("서울특별시 가구의 인구는?", "서울특별시 가구")):
+        assert many.meant_in(text) == [name]
+        assert is_done_within(0.25, lambda text=text: many.meant_in(text))

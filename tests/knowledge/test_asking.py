@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import pytest
@@ -14,6 +13,7 @@ from kblam.knowledge.asking import asked_in
 from kblam.knowledge.encoders import layered
 from kblam.knowledge.encoders.base import beyond_limit, reads_all
 from tests.fakes import DeepEncoder, HashingEncoder
+from tests.timing import is_done_within
 
 SKY = "The sky is blue today. Grass is green and long. We went home at nine. "
 ASK = "What is the founder of Elm Hall?"
@@ -90,10 +90,9 @@ def test_it_is_a_part_of_the_text_that_fits(pieces: list[str]) -> None:
     "piece", ["what, ", "a. ", "。", "?", "A b. ", "\n", " ", "hi ", "hi", "what is ", "x", "' ", "St. "], ids=ascii
 )
 def test_a_long_text_takes_no_time(piece: str) -> None:
-    began = time.process_time()
     for opening in ("", "hi", "What is "):
-        asked_in(opening + piece * 20_000 + "x", Reader(characters=900))
-    assert time.process_time() - began < 5
+        text = opening + piece * 20_000 + "x"
+        assert is_done_within(5, lambda text=text: asked_in(text, Reader(characters=900)))
 
 
 def test_encoders_around_one_that_tells_its_limit_tell_it() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +9,7 @@ from hypothesis import strategies as st
 from kblam.knowledge.mention import words
 from kblam.knowledge.names import Names
 from kblam.knowledge.vocabulary import Vocabulary
+from tests.timing import is_done_within
 
 NAMES = [
     *("iPhone 15", "iPhone 15 Pro", "Windows", "Windows 10", "Battle", "Battle of Hastings", "Acme", "Acme Holdings"),
@@ -119,6 +118,5 @@ def test_only_a_family_has_longer_names(names: list[str], text: str) -> None:
 def test_large_families_and_long_texts_take_no_time() -> None:
     known = Names(["The W", *(f"The W {number}" for number in range(50_000))])
     text = "The W 50001 " * 2_000
-    started = time.process_time()
     assert known.only_in_other(text, "The W", ASKED.__contains__)
-    assert time.process_time() - started < 5
+    assert is_done_within(10, lambda: known.only_in_other(text, "The W", ASKED.__contains__))

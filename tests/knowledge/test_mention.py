@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -234,12 +233,16 @@ def test_the_characters_of_words_and_phrases_are_those_of_the_text(text: str, ph
         assert words(text[start:end]) == words(phrase)
 
 
-def test_phrases_cost_no_milliseconds() -> None:
-    """Each of sixteen names and properties is looked for in every question: a tenth of a second went into patterns."""
-    began = time.process_time()
-    for number in range(200):
-        says("What is the motto of Amber Falcon?", f"name {number} of something")
-    assert time.process_time() - began < 0.2
+def test_the_pattern_of_a_phrase_has_no_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of sixteen names and properties is looked for in every question: a tenth of a second went into ranges."""
+    assert says("Was ist die Höhe?", "Höhe")  # the ranges of letters are made once
+    made, compiled = list[str](), re.compile
+    monkeypatch.setattr(re, "compile", lambda pattern, flags=0: made.append(pattern) or compiled(pattern, flags))
+    for phrase in ("a phrase of some words", "C++ (phrase)", "phrase 5 mm", "電気 phrase"):
+        assert not says("What is the motto of Amber Falcon?", phrase)
+        assert says(f"What is the motto of {phrase}?", phrase)
+    assert len(made) == 4
+    assert not any("[" in pattern.replace(r"[\W_]+", "") for pattern in made)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tests.generation.asking import FACTS
 from tests.serve.conftest import Counting
 from tests.serve.contract import GOOD, NEW, TRIPLES
 from tests.serve.served import ANSWER, ENCODER, Served, base_of, serving
+from tests.timing import is_done_within
 
 
 def identities(served: Served) -> list[tuple[str, str]]:
@@ -71,10 +72,12 @@ def test_a_bad_line_is_named(server: Served) -> None:
 
 
 def test_lines_of_nothing_cost_nothing(server: Served) -> None:
-    began = time.process_time()
-    with pytest.raises(TripleFormatError, match="no triple"):
-        triples.triples_in(b" \r\n" * 5_000_000, "application/jsonl")
-    assert time.process_time() - began < 1
+
+    def reads_nothing() -> None:
+        with pytest.raises(TripleFormatError, match="no triple"):
+            triples.triples_in(b" \r\n" * 5_000_000, "application/jsonl")
+
+    assert is_done_within(1, reads_nothing)
     body = b"\n \n" + GOOD.encode() + b"\n" * 5 + b"{"
     response = server.client.post(TRIPLES, content=body, headers={"Content-Type": "application/jsonl"})
     assert "line 8: not JSON" in response.json()["error"]["message"]
