@@ -9,7 +9,7 @@ from kblam.generation.kind_words import ANOTHER, NEGATIVE, OFFICES, OPPOSITES, P
 from kblam.generation.openings import ASKING, KNOW, OPENING
 from kblam.knowledge.filler import FILLER
 from kblam.knowledge.identifiers import forms, spoken
-from kblam.knowledge.mention import says_property, spans_of, words, words_at
+from kblam.knowledge.mention import spans_of, words, words_at
 from kblam.knowledge.other_things import NOTHING_ELSE, is_akin
 
 _FAR = 40  # characters before a property or value that are looked at
@@ -53,7 +53,7 @@ def asks_for_another(question: str, property: str, value: str, name: str) -> boo
     said = [place for form in forms(property) for place in spans_of(question, form)]
     return (
         (bool(said) and all(_is_another(question, *place, is_person) for place in said))
-        or (not says_property(question, property, name) and _says_opposite(question, own, name))
+        or _says_opposite(question, own, name)
         or (_WHO_NOT.search(question) is not None and NEGATIVE.isdisjoint({*own, *words(value)}))
         or _asks_beside(question, value)
     )

@@ -39,7 +39,7 @@ _OF_WHOM = re.compile(
 )
 _IN_WHICH = re.compile(
     r"\b(?:in|on|at|during|since)\s+(?:what|which)\s+(?!(?:person|company|firm|organi[sz]ation|capacity|case|way)\b)"
-    r"([^\W\d_]+)\s+(?:is|are|was|were|does|did|do|has|had|will|can)\b",
+    r"[^\W\d_]+\s+(?:is|are|was|were|does|did|do|has|had|will|can)\b",
     re.IGNORECASE,
 )
 # What happened to who asks is in no knowledge base.
@@ -91,10 +91,8 @@ def _asks_about_whom(question: str, property: list[str], value: str) -> bool:
         return is_short and (_is_person(property) or _NUMBER.search(value) is not None)
     if not _is_person(property) or _NUMBER.search(value) is not None or not value.isascii():
         return False
-    if any(_asks(question, way) for way in (_WHEN, _HOW_MANY, _HOW_MUCH, _OF_WHOM)):
-        return True
-    within = _IN_WHICH.search(question)
-    return within is not None and within[1].lower() not in property
+    is_asked = any(_asks(question, way) for way in (_WHEN, _HOW_MANY, _HOW_MUCH, _OF_WHOM))
+    return is_asked or _IN_WHICH.search(question) is not None
 
 
 def _is_person(property: list[str]) -> bool:

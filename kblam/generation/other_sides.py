@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 from kblam.generation.kind_words import OFFICES, PERSONS
 from kblam.knowledge.identifiers import forms, spoken
@@ -38,8 +37,6 @@ def asks_for_other_side(question: str, property: str, name: str) -> bool:
     last = (words(spoken(property)) or [""])[-1]
     agent = _AGENT.fullmatch(last)
     is_person = last in PERSONS or last in OFFICES
-    if agent is None and not is_person and "whose" not in question.lower():
-        return False
 
     def is_done_by(verb: str) -> bool:
         stem = "" if agent is None else agent[1]
@@ -61,15 +58,9 @@ def asks_for_other_side(question: str, property: str, name: str) -> bool:
 
 def _whose(question: str, property: str, since: int, start: int) -> bool:
     """Whether a question says "whose manager is" before a place, with this property."""
-    found = _IS.search(question, since, start)
-    return found is not None and any(
-        to == found.start() and _WHOSE.search(question, 0, at) is not None for at, to in _places(question, property)
+    return _IS.search(question, since, start) is not None and any(
+        _WHOSE.search(question, 0, at) is not None for form in forms(property) for at, _ in spans_of(question, form)
     )
-
-
-def _places(question: str, property: str) -> Iterator[tuple[int, int]]:
-    for form in forms(property):
-        yield from spans_of(question, form)
 
 
 def _begins(verb: str, stem: str, agent: str) -> bool:

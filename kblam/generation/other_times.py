@@ -48,9 +48,8 @@ def is_of_another_time(question: str, property: str, value: str, name: str) -> b
         begin = max(0, *(question.rfind(stop, 0, found.start()) + 1 for stop in ".?!;:"))
         before = question[max(begin, since) : found.start()]
         is_possessive = _OWNS.match(question, found.end()) is not None
-        is_inside = any(start < found.end() and found.start() < end for start, end in named)
         asks_so = is_possessive or _ASKS.match(question[begin:]) is not None or found.start() == begin
-        return asks_so and not is_inside and (is_possessive or _ASIDE.search(before) is None)
+        return asks_so and (is_possessive or _ASIDE.search(before) is None)
 
     if not says_time and any(asks(found) for found in _ANOTHER_TIME.finditer(question)):
         return True

@@ -41,6 +41,7 @@ ARCHITECT, HEIGHT, STAFF = ("architect", "Lena Moss"), ("height", "3,120 m"), ("
         ("How much does the architect earn?", ARCHITECT),
         ("How old is it?", ("color", "red")),
         ("Why was Height Tower closed?", ("opening", "1890")),
+        ("Why is it red?", ("material", "steel")),
         ("Do you know why it is so expensive?", ("price", "199 euros")),
         ("Why is Rita Vale the CEO of Globex?", ("CEO", "Rita Vale")),
         ("When did I order it?", ("release year", "2021")),
@@ -101,6 +102,7 @@ def test_it_cannot(question: str, fact: tuple[str, str]) -> None:
         ("Is Rita Vale the CEO?", ("CEO", "Rita Vale")),
         ("There is a gap where the architect should be.", ARCHITECT),
         ("Which crane stands next to Height Tower where the architect should be?", ARCHITECT),
+        ("How many owners had it before?", ("previous owner", "2")),
         ("When does the coach leave?", ("coach", "9:30")),
         ("In which person's name is it, the owner's?", ("owner", "Moss Holdings")),
         ("In which capacity is the architect there?", ARCHITECT),
@@ -116,6 +118,7 @@ def test_it_cannot(question: str, fact: tuple[str, str]) -> None:
         ("Why is it closed, and who is the owner?", ("owner", "Moss Holdings")),
         ("What did I have to dial?", ("phone number", "555 0199")),
         ("How many dollars is it?", ("price", "249 euros")),
+        ("How many quid is it?", ("price", "249 euros")),
         ("How many metric tons is it?", ("weight", "249 kg")),
     ],
 )

