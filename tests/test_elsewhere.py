@@ -5,13 +5,12 @@ torch knows the device of these tests until its process ends, and would take it 
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.warm import run
 
 backends = pytest.importorskip("torch.utils.backend_registration")
 pytestmark = pytest.mark.skipif(
@@ -20,22 +19,13 @@ pytestmark = pytest.mark.skipif(
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", sorted(file.name for file in (ROOT / "tests" / "elsewhere").glob("test_*.py")))
-def test_on_another_device(room: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        f"tests/elsewhere/{room}",
-    ]
-    environment = os.environ | {"KBLAM_TEST_ELSEWHERE": "1", "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, encoding="utf-8", check=False, timeout=900
+def test_on_another_device(room: str, warm: None) -> None:
+    ran = run(
+        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"tests/elsewhere/{room}"),
+        KBLAM_TEST_ELSEWHERE="1",
+        OMP_NUM_THREADS="1",
     )
     assert ran.returncode == 0, (ran.stdout + ran.stderr)[-8000:]
     assert re.search(r"^\d+ passed", ran.stdout, re.MULTILINE), ran.stdout[-2000:]

@@ -7,7 +7,7 @@ a CPU and fails on a GPU. Here it fails too. There are no streams and no kernels
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
@@ -115,7 +114,7 @@ class _Everything(TorchDispatchMode):
 
 
 def _computed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    leaves = pytree.tree_leaves((args, kwargs))
+    leaves = list(_leaves((args, tuple(kwargs.values()))))
     mine = any(isinstance(one, Elsewhere) for one in leaves)
     device = kwargs.get("device")
     goes_elsewhere = mine if device is None else torch.device(device).type == NAME
@@ -130,15 +129,28 @@ def _computed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     given = dict(kwargs)
     if device is not None and goes_elsewhere:
         given["device"] = torch.device("cpu")
-    raw = func(*pytree.tree_map(_raw, args), **pytree.tree_map(_raw, given))
+    raw = func(*_mapped(_raw, args), **{name: _mapped(_raw, one) for name, one in given.items()})
     if not goes_elsewhere:
         return raw
-    found = pytree.tree_map(lambda one: Elsewhere(one) if type(one) is Tensor else one, raw)
+    found = _mapped(lambda one: Elsewhere(one) if type(one) is Tensor else one, raw)
     return return_and_correct_aliasing(func, args, kwargs, found) if mine else found
 
 
+# Arguments of torch's operators lie in tuples and lists alone, of which its own trees are twice as slow as all else.
+def _leaves(given: Any) -> Iterator[Any]:
+    for one in given:
+        if isinstance(one, (tuple, list)):
+            yield from _leaves(one)
+        else:
+            yield one
+
+
+def _mapped(change: Callable[[Any], Any], given: Any) -> Any:
+    return type(given)(_mapped(change, one) for one in given) if isinstance(given, (tuple, list)) else change(given)
+
+
 def _check_devices(func: Any, args: tuple[Any, ...], leaves: list[Any]) -> None:
-    may_lie_here = pytree.tree_leaves(args[1]) if func in _WITH_INDEX else []
+    may_lie_here = args[1] if func in _WITH_INDEX else []
     takes_numbers = torch.Tag.pointwise in func.tags or func in _TAKES_NUMBERS
     is_changed = args[0] if func.overloadpacket.__name__.endswith("_") else None
     for one in leaves:

@@ -134,8 +134,8 @@ def test_generate_with_knowledge_in_force(moved: Asked, cache: str | None) -> No
 
 
 def test_evaluation(moved: Asked) -> None:
-    facts = [(f"Thing {n}", prop, f"{prop} {n}") for n in range(6) for prop in ("colour", "price", "owner")]
-    quiz = base_quiz(facts, Style("The {property} of {name} is {value}."), questions=12, name="small")
+    facts = [(f"Thing {n}", prop, f"{prop} {n}") for n in range(3) for prop in ("colour", "price", "owner")]
+    quiz = base_quiz(facts, Style("The {property} of {name} is {value}."), questions=6, name="small")
     encoder = RememberingEncoder(moved.encoder)
     subject: Any = moved
     kb = type(moved.kb).from_triples(triples_of(quiz), encoder)

@@ -34,7 +34,7 @@ def trained_and_resumed(config: TrainingConfig, material: Material, folder: Path
         assert torch.equal(weight, adapter.state_dict()[name].cpu()), name
 
     again = Trainer(config, material, folder / "again")
-    again.fit(stop_after=3)
+    again.fit(stop_after=config.save_steps)
     resumed = Trainer(config, material, folder / "again")
     resumed.fit(resume=True)
     assert resumed.resumed
