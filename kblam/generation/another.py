@@ -13,12 +13,13 @@ from kblam.knowledge.mention import spans_of, words, words_at
 from kblam.knowledge.other_things import NOTHING_ELSE, is_akin
 
 _FAR = 40  # characters before a property or value that are looked at
-_WORD_BEFORE = re.compile(r"(?<![^\W_])((?:second[\s-])?[^\W\d_]+)[\s-]+$", re.IGNORECASE)
+_WORD_BEFORE = re.compile(r"(?<![^\W_])((?:second[\s-])?[^\W\d_]+(?:['’]s)?)[\s-]+$", re.IGNORECASE)
 _NOT_BEFORE = re.compile(r"\bnot\s+(?:(?:the|a|an|its|his|her|their)\s+)?$", re.IGNORECASE)
 _ACTS_ON = re.compile(r"\bwho\s+([^\W\d_]+)\s+the\s+$", re.IGNORECASE)
 _OWNS = re.compile(r"(?:['’]s|(?<=s)['’])\s+([^\W\d_]+)", re.IGNORECASE)
 # Who sits in "the director's chair" is the director.
 _PLACES = frozenset(("office", "chair", "seat", "post", "position", "role", "job", "hat", "desk", "shoes"))
+_THE = frozenset(("the", "its", "his", "her", "their", "which", "what"))
 # "Is Ann not the owner?" asks who is.
 _MAY_BE_YES = re.compile(
     r"^\W*(?:is|are|was|were|do|does|did|has|have|can|could|isn|aren|wasn|weren|why)\b", re.IGNORECASE
@@ -63,7 +64,7 @@ def _is_another(question: str, start: int, end: int, is_person: bool) -> bool:
     """Whether a property that is said at [start, end) is not what is asked for."""
     since = max(0, start - _FAR)
     before = _WORD_BEFORE.search(question, since, start)
-    if before is not None and before[1].lower().replace(" ", "-") in ANOTHER:
+    if before is not None and before[1].lower().replace(" ", "-").replace("’", "'") in ANOTHER:
         return True
     if _NOT_BEFORE.search(question, since, start) is not None and _MAY_BE_YES.match(question) is None:
         return True
@@ -83,7 +84,12 @@ def _says_opposite(question: str, property: list[str], name: str) -> bool:
     said = [word for word, at, to in words_at(question) if not any(start <= at and to <= end for start, end in named)]
     for group, side in sides:
         others, rest = frozenset[str]().union(*group) - side, [word for word in property if word not in side]
-        is_said = any(word in others and any(is_akin(behind, one) for one in rest) for word, behind in pairwise(said))
+        if rest:
+            is_said = any(
+                word in others and any(is_akin(behind, one) for one in rest) for word, behind in pairwise(said)
+            )
+        else:
+            is_said = any(word in others and before in _THE for before, word in pairwise(said))
         if is_said and side.isdisjoint(said):
             return True
     return False

@@ -6,7 +6,8 @@ _PERSONS = """
 founder cofounder owner architect author writer creator inventor discoverer designer builder composer painter sculptor
 director producer editor developer manager leader engineer ceo cto cfo president chairman chairwoman chair mayor captain
 coach spouse wife husband mother father child son daughter brother sister successor predecessor winner champion sponsor
-teacher boss supervisor minister king queen
+teacher boss supervisor minister king queen keeper holder priest bishop curator conductor landlord administrator
+maintainer organizer organiser operator publisher manufacturer supplier vendor chef
 """
 _NO_PERSONS = """
 place location site address country state region province city town continent date year day time zone number code height
@@ -15,7 +16,7 @@ width length weight elevation latitude longitude area depth age price radius den
 _ANOTHER = """
 former previous ex past next future deputy vice assistant interim acting second third fourth fifth old earlier
 upcoming planned expected estimated backup substitute alternate alternative emergency discounted reduced refurbished
-secondhand second-hand
+secondhand second-hand child student women's men's children's
 """
 # Who or what one of many is at a time.
 _OFFICES = """
@@ -25,7 +26,7 @@ minister head chief owner director governor chancellor principal dean champion c
 # Of each line, what is on one side of a bar is not on another.
 _OPPOSITES = """
 minimum minimal min lowest smallest | maximum maximal max highest largest | average mean median typical
-first earliest | last latest final late
+first earliest | last latest final late | next
 opening | closing
 upper | lower
 inner internal inside indoor | outer external outside outdoor
@@ -40,6 +41,8 @@ adult adults | pediatric paediatric child children childhood infant infants neon
 home private personal | work office business | mobile cell | fax
 primary | secondary | tertiary
 summer | winter
+single | double | twin | triple
+monthly | yearly annual annually | weekly | daily | hourly
 """
 _NEGATIVE = """
 no not none never without nobody nothing non except exceptions exception excluded exclusion exclusions excludes
@@ -49,6 +52,7 @@ opponent opponents absent absentees missing
 # "Who holds the record?" asks for the record, and "Who sued the owner?" not for the owner.
 _PLAIN_VERBS = """
 is are was were be became becomes remains holds held has had have plays played gets got won wins does did takes took
+would could can may might will should must
 """
 _CAUSES = """
 reason reasons cause causes caused why purpose purposes motive motivation rationale explanation justification background
@@ -62,8 +66,7 @@ specialty speciality
 """
 # A time that a fact tells of, and what is counted over a year: "last year's revenue" is the revenue.
 _TIMES_OF_FACTS = """
-last next previous former past future year years yearly annual annually month monthly week weekly yesterday today
-tomorrow
+last next previous former past future year years month week yesterday today tomorrow
 """
 _A_YEAR = """
 revenue revenues turnover profit profits loss losses sales earnings income growth yield yields production output harvest

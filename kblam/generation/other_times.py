@@ -12,7 +12,7 @@ _PERIODS = r"(?:year|month|week|quarter|season|semester|term|decade|century|nigh
 _ANOTHER_TIME = re.compile(
     rf"\b(?:yesterday|tomorrow)\b|\b(?:last|next|previous)\s+{_PERIODS}|"
     r"(?<!how many )(?<!million )(?<!billion )\b(?:years?|months?|weeks?|days?|decades|centuries)\s+ago\b|"
-    r"\bwho\s+used\s+to\b",
+    r"\bwho\s+used\s+to\b|\bdid\b[^.?!]{1,200}?\buse\s+to\b",
     re.IGNORECASE,
 )
 _IN_YEAR = re.compile(r"\bin\s+((?:1[5-9]|20)\d\d)\b(?!\s*%)", re.IGNORECASE)

@@ -24,6 +24,16 @@ ARCHITECT, HEIGHT, STAFF = ("architect", "Lena Moss"), ("height", "3,120 m"), ("
         ("Where was Acme founded?", ("founder", "Wile Coyote")),
         ("Do you know where they work?", STAFF),
         ("Who discovered platinum?", ("place of discovery", "Italy")),
+        ("Who founded it?", ("founded", "1241")),
+        ("Do you know who built it?", ("built", "1898 to 1904")),
+        ("Who holds the record?", ("record", "2:09:41")),
+        ("Who climbed it?", ("climbed", "64 metres")),
+        ("Who deployed it?", ("deployed", "14th of May 2024")),
+        ("Where was it deployed?", ("deployed", "14 May 2024")),
+        ("How deep is it?", HEIGHT),
+        ("How wide is it?", ("length", "212 km")),
+        ("how old is it", ("weight of the parcel", "2 kg")),
+        ("How many apples are in it?", HEIGHT),
         ("Over how many hectares does it extend?", HEIGHT),
         ("How large is it in square feet?", ("length", "30 feet")),
         ("At how many degrees does it evaporate?", ("heat", "238.5 kilojoules")),
@@ -88,7 +98,16 @@ def test_it_cannot(question: str, fact: tuple[str, str]) -> None:
         ("How many hectares has it, and what is its height?", HEIGHT),
         ("How many hectares is it, and how tall?", HEIGHT),
         ("Over how many square feet?", ("area", "3 hectares")),
-        ("How many apples are in it?", HEIGHT),
+        ("How many fathoms is it high?", HEIGHT),
+        ("Who do I call there?", ("phone", "555 0101")),
+        ("Who comes in spring?", ("guest", "April")),
+        ("Who founded it?", ("founded", "1241 by monks")),
+        ("Where is it?", ("room", "1204")),
+        ("Where was it deployed?", ("deployed", "in Oslo, 2024")),
+        ("How deep and how high is it?", HEIGHT),
+        ("How high is it?", ("elevation", "41 metres")),
+        ("How high is it?", ("price", "2 euros")),
+        ("How deep is the height?", HEIGHT),
         ("Which four letters does it have?", ("ICAO code", "EGSP")),
         ("Which 4 letters does it have?", ("ICAO code", "EGSP")),
         ("Which three letters does it have?", ("nickname", "Gespy")),
@@ -124,3 +143,16 @@ def test_it_cannot(question: str, fact: tuple[str, str]) -> None:
 )
 def test_it_may(question: str, fact: tuple[str, str]) -> None:
     assert can_answer(question, *fact)
+
+
+@pytest.mark.parametrize(
+    "question", ["How much is Plan Basic?", "how much are Plan Basic per month", "I wonder how much the"]
+)
+def test_how_much_something_is(question: str) -> None:
+    """Its price, and of what it has only what costs."""
+    asks_price = "Plan" in question
+    assert can_answer(question, "storage", "50 GB", "Plan Basic") is not asks_price
+    for fact in (("monthly rate", "9"), ("monthly", "$9"), ("monthly", "9 euros"), ("storage", "all you need")):
+        assert can_answer(question, *fact, "Plan Basic")
+    assert can_answer("How much is Plan Basic used?", "storage", "50 GB", "Plan Basic")
+    assert can_answer("How much storage is in Plan Basic?", "storage", "50 GB", "Plan Basic")
