@@ -218,6 +218,7 @@ def test_a_head_learns_from_a_layer_what_the_sentence_vectors_do_not_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(properties, "_HEADS", 1)
+    monkeypatch.setattr(properties, "_ROWS", 128)
 
     class Below(DeepEncoder):
         """Sentence vectors have words of properties alone; those of questions are in a layer, in another order."""
