@@ -36,8 +36,8 @@ def test_each_question_is_about_its_property() -> None:
     own = [text for text, at in zip(drawn.texts, drawn.meant, strict=True) if drawn.properties[at] == "torque limit"]
     assert own
     assert all("torque limit" in text.lower() for text in own), "it has no phrasings of its own"
-    assert PropertyQuestions.draw(["torque limit"], count=50_000, further_share=0.6) == drawn
-    assert PropertyQuestions.draw(["torque limit"], count=30_000, further_share=0.6, seed=1) != drawn
+    one, again, other = (PropertyQuestions.draw(["torque limit"], count=1000, seed=seed) for seed in (0, 0, 1))
+    assert one == again != other
 
 
 def test_further_questions_come_up_equally_often() -> None:
@@ -315,7 +315,7 @@ def test_of_properties_it_has_not_learned_it_knows_what_the_encoder_knows(
         drawn.properties[:known],
         *(tuple(all_[row] for row in rows) for all_ in (drawn.texts, drawn.meant, drawn.kept, drawn.further)),
     )
-    head = learn_head(part, vectors, steps=200)
+    head = learn_head(part, vectors, steps=100)
     fresh = [row for row, at in enumerate(drawn.meant) if at >= known]
     asked, meant = vectors.of(drawn.texts[row] for row in fresh), torch.tensor(drawn.meant)[fresh]
 
