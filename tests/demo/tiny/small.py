@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,5 +53,6 @@ def tiny_start(world: World, cache: EmbeddingCache) -> DemoModel:
 def tiny_trainer(world: World, cache: EmbeddingCache, start: DemoModel) -> Trainer:
     """The real trainer, of a model that is at its start as `start` is."""
     model = copy.deepcopy(start)
-    recipe = Recipe(steps=3, finishing_steps=3, warmup=1, triples=(24, 32), sample=50)
+    few = {name: replace(getattr(Recipe(), name), rows=24) for name in ("first", "finishing")}
+    recipe = Recipe(steps=3, finishing_steps=3, warmup=1, triples=(24, 32), sample=50, **few)
     return Trainer(recipe, world, cache, model)

@@ -34,12 +34,15 @@ def begin(cache) -> Callable[[], Trainer]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _neighbours_once() -> Iterator[None]:
-    """All trainers have the encoder's table; to find the neighbours of its tokens costs more than all their steps."""
+    """All trainers have the encoder's table; to find the neighbours of its tokens costs more than all their steps.
+
+    Which they are decides nothing here, so they are found in a part of the table's width.
+    """
     found: list[tuple[Tensor, int, Tensor]] = []
 
     def remembered(table: Tensor, count: int) -> Tensor:
         if not found:
-            found.append((table, count, nearest_tokens(table, count)))
+            found.append((table, count, nearest_tokens(table[:, :32], count)))
         first, first_count, neighbours = found[0]
         assert torch.equal(table, first)
         assert count == first_count
