@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,12 +34,17 @@ class HashingEncoder:
         self.calls.extend(texts)
         vectors = np.empty((len(texts), self.dimension), np.float32)
         for row, text in enumerate(texts):
-            digest = hashlib.sha256(f"{self.seed}|{text}".encode()).digest()
-            vectors[row] = np.random.default_rng(list(digest)).standard_normal(self.dimension)
-            vectors[row] /= np.linalg.norm(vectors[row])
+            vectors[row] = _hashed(text, self.seed, self.dimension)
             if progress is not None:
                 progress(row + 1, len(texts))
         return vectors
+
+
+@lru_cache(100_000)
+def _hashed(text: str, seed: int, dimension: int) -> np.ndarray:
+    digest = hashlib.sha256(f"{seed}|{text}".encode()).digest()
+    vector = np.random.default_rng(list(digest)).standard_normal(dimension).astype(np.float32)
+    return vector / np.linalg.norm(vector)
 
 
 def clock(now: Callable[[], float]) -> Any:

@@ -12,6 +12,7 @@ import pytest
 
 from kblam import interrupts
 from kblam.cli.chat import Conversation
+from tests.warm import run
 
 ROOT = Path(__file__).parent.parent
 LEAVE = "import os, signal, sys; from kblam import interrupts\n"
@@ -112,7 +113,7 @@ def test_who_ignores_interrupts_still_does() -> None:
 
 
 @pytest.mark.parametrize("module", ["kblam.demo", "kblam_kernels"])
-def test_the_other_commands_end_so_too(module: str) -> None:
+def test_the_other_commands_end_so_too(module: str, warm: None) -> None:
     what = "kblam.demo.run.main" if module == "kblam.demo" else "kblam_kernels.common.build.main"
     code = f"""
 import importlib, runpy, signal, sys
@@ -123,5 +124,5 @@ setattr(importlib.import_module(name), function, hit)
 sys.argv = ["x", "build"]
 runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 """
-    found = left(code)
+    found = run("-c", code)
     assert (found.returncode, found.stderr) == (130, "interrupted\n")

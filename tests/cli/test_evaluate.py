@@ -32,7 +32,8 @@ def real_facts(name: str, source: str | None = None) -> list[tuple[str, str, str
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny model never ends an answer by itself; and of the real bases only a small one is there."""
+    """The tiny model never ends an answer by itself; of the world and the real bases only a small part is there."""
+    monkeypatch.setattr("kblam.evaluation.material.ASKED_ABOUT", 150)
     monkeypatch.setattr("kblam.evaluation.loop.LIMIT", 12)
     monkeypatch.setattr("kblam.evaluation.loop.TIMED", 2)
     monkeypatch.setattr("kblam.evaluation.general.MAX_NEW_TOKENS", 4)

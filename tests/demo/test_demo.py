@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from kblam.generation.evidence import Evidence
 from kblam.knowledge import Triple
 from tests.evaluation.subjects import ENCODER, TEMPLATE, tiny_subject
 from tests.generation.tiny import FACTS
+from tests.warm import run
 
 
 def _has_elements() -> bool:
@@ -102,8 +101,10 @@ def test_every_line_fits_the_screen() -> None:
     assert "0.500" in row
 
 
-def test_what_the_locale_lacks_is_escaped_and_the_demo_goes_on() -> None:
+def test_what_stdout_lacks_is_escaped_and_the_demo_goes_on(warm: None) -> None:
     code = r"""
+import sys
+sys.stdout.reconfigure(encoding="ascii", errors="strict")
 from rich.console import Console
 from kblam import Triple
 from kblam.demo.screen import show
@@ -114,11 +115,10 @@ def main():
     show(Console(), "Stra\xdfe?", Answer("It is \u6771\u4eac.", (Evidence(fact, 0.9),), False, 3), "\xc4h")
 leave(main)
 """
-    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "COLUMNS": "200"}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **ascii_only})
-    assert (run.returncode, run.stderr) == (0, "")
-    assert r"It is \u6771\u4eac." in run.stdout
-    assert r"##################.. 0.90  the Stra\xdfe of Ingrid \xd8deg\xe5rd: \u6771\u4eac" in run.stdout
+    done = run("-c", code, COLUMNS="200")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"It is \u6771\u4eac." in done.stdout
+    assert r"##################.. 0.90  the Stra\xdfe of Ingrid \xd8deg\xe5rd: \u6771\u4eac" in done.stdout
 
 
 def test_a_refusal_rests_on_nothing() -> None:

@@ -106,12 +106,18 @@ def learned() -> frozenset[str]:
     return frozenset(found)
 
 
+@cache
+def around(kind: str) -> tuple[str, ...]:
+    """Openings or closings of training's."""
+    return tuple(map(worded, phrases(kind).seen))
+
+
 def bare_of(text: str) -> set[str]:
     """A question, and what is left of it without an opening or a closing of training's."""
     found = {text}
-    for opening in map(worded, phrases("openings").seen):
+    for opening in around("openings"):
         found |= {one.removeprefix(f"{opening} ") for one in found}
-    for closing in map(worded, phrases("closings").seen):
+    for closing in around("closings"):
         found |= {one.removesuffix(f" {closing}") for one in found}
     return found
 

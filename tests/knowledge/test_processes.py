@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from kblam.knowledge import KnowledgeBase, Triple, build
-from kblam.knowledge import connection as connections
 from tests.fakes import HashingEncoder
-from tests.knowledge.conftest import FACTS
-from tests.knowledge.worker import facts
+from tests.knowledge.worker import CHANGED, MADE, facts
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,72 +64,25 @@ def test_a_killed_build_loses_nothing_and_goes_on(path: Path, encoder: HashingEn
     assert check_whole(path, encoder) == facts(count)
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_killed_before_any_statement(memory_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_before_any_statement(memory_folder: Path) -> None:
     """A process that dies before its n-th SQL statement, for every n of a create, an add and a change."""
-    opened = connections._open
-    changed = [Triple("Amber Falcon", "capital", "Beryl"), *FACTS[1:3]]
-    finished = 0
-    for deadline in range(200):
-        path = memory_folder / f"{deadline}.kb"
-        seen = 0
-
-        def open_and_count(*arguments: object, fatal: int = deadline) -> sqlite3.Connection:
-            def count(statement: str) -> None:
-                nonlocal seen
-                seen += 1
-                if seen > fatal:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            sql = opened(*arguments)  # type: ignore[arg-type]
-            sql.set_trace_callback(count)
-            return sql
-
-        def work(path: Path = path) -> None:
-            monkeypatch.setattr(connections, "_open", open_and_count)
-            kb = KnowledgeBase.create(path, HashingEncoder())
-            tell("created")
-            kb.add(FACTS)
-            tell("added")
-            kb.add(changed)
-            kb.remove(FACTS[3].name)
-            tell("changed")
-
-        receive, send = os.pipe()
-
-        def tell(word: str, send: int = send) -> None:
-            os.write(send, f"{word}\n".encode())
-
-        _fork(work)
-        os.close(send)
-        with os.fdopen(receive) as pipe:
-            told = pipe.read().split()
-        encoder = HashingEncoder()
+    worker = start("die", memory_folder)
+    told = [line.split() for line in worker.communicate(timeout=300)[0].splitlines()]
+    assert worker.returncode == 0
+    assert len(told) > 41
+    assert [len(words) < 3 for words in told] == [True] * (len(told) - 1) + [False], "the last one lived"
+    for deadline, words in enumerate(told):
+        path, encoder = memory_folder / f"{deadline}.kb", HashingEncoder()
         if path.exists() and path.stat().st_size:
-            allowed: list[list[Triple]] = [FACTS] if "added" in told else [[], FACTS]
-            allowed += [[*changed, FACTS[3]], changed]
-            assert check_whole(path, encoder) in ([changed] if "changed" in told else allowed)
+            allowed: list[list[Triple]] = [MADE] if "added" in words else [[], MADE]
+            allowed += [[*CHANGED, MADE[3]], CHANGED]
+            assert check_whole(path, encoder) in ([CHANGED] if "changed" in words else allowed)
         else:
-            assert "created" not in told
-        build(path, changed, encoder)
+            assert "created" not in words
+        build(path, CHANGED, encoder)
         with KnowledgeBase.open(path, encoder) as kb:
-            kb.remove(FACTS[3].name)
-        assert check_whole(path, encoder) == changed
-        finished += told == ["created", "added", "changed"]
-        if finished:
-            break
-    assert finished == 1
-    assert deadline > 40
-
-
-def _fork(work: Callable[[], None]) -> None:
-    child = os.fork()
-    if child == 0:  # pragma: no cover - another process
-        try:
-            work()
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
+            kb.remove(MADE[3].name)
+        assert check_whole(path, encoder) == CHANGED
 
 
 def test_reading_while_another_process_writes(path: Path, encoder: HashingEncoder) -> None:

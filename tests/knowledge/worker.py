@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sqlite3
 import sys
 import time
 from pathlib import Path
 
-from kblam.knowledge import KnowledgeBase, Triple, build
+from kblam.knowledge import KnowledgeBase, Triple, build, connection
 from tests.fakes import HashingEncoder
+
+MADE = [Triple("a", "p", "one"), Triple("a", "q", "two"), Triple("Zürich", "p", "three"), Triple("東京", "p", "four")]
+CHANGED = [Triple("a", "p", "five"), *MADE[1:3]]
 
 
 def facts(count: int, prefix: str = "n") -> list[Triple]:
@@ -47,6 +53,51 @@ def build_when_told(path: str, signal: str, count: str) -> None:
     tell(build(path, facts(int(count)), HashingEncoder(), batch_size=10).added)
 
 
+def die(folder: str) -> None:
+    """Make a knowledge base in a process that dies before its n-th SQL statement, n = 0, 1, ... until one lives.
+
+    Tells of each, in a line, what it got done. This process is small, so that a fork of it costs little.
+    """
+    for deadline in range(200):
+        receive, send = os.pipe()
+        if os.fork() == 0:  # pragma: no cover - another process
+            try:
+                _work(Path(folder) / f"{deadline}.kb", deadline, send)
+            finally:
+                os._exit(0)
+        os.close(send)
+        with os.fdopen(receive) as pipe:
+            done = pipe.read().split()
+        os.wait()
+        tell(*done)
+        if done == ["created", "added", "changed"]:
+            break
+
+
+def _work(path: Path, deadline: int, send: int) -> None:
+    opened, seen = connection._open, 0
+
+    def open_and_count(*arguments: object) -> sqlite3.Connection:
+        def count(statement: str) -> None:
+            nonlocal seen
+            seen += 1
+            if seen > deadline:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sql = opened(*arguments)  # type: ignore[arg-type]
+        sql.set_trace_callback(count)
+        return sql
+
+    connection._open = open_and_count
+    kb = KnowledgeBase.create(path, HashingEncoder())
+    os.write(send, b"created\n")
+    kb.add(MADE)
+    os.write(send, b"added\n")
+    kb.add(CHANGED)
+    kb.remove(MADE[3].name)
+    os.write(send, b"changed\n")
+
+
 if __name__ == "__main__":
     job, *arguments = sys.argv[1:]
     {
@@ -54,4 +105,5 @@ if __name__ == "__main__":
         "rewrite": rewrite,
         "add": add_singly,
         "race": build_when_told,
+        "die": die,
     }[job](*arguments)

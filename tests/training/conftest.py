@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kblam.data.open_world import build_world
+from kblam.data.open_world import build_world as _build_world
 from kblam.models.loading import load_tokenizer
 from kblam.shipped import DEMO
 from kblam.training import calibration_data, material
 from kblam.training.config import TrainingConfig
 from kblam.training.material import Material, gather
+from kblam.training.properties import PropertyQuestions
 from kblam.training.run import Trainer
 from tests.fakes import HashingEncoder
 from tests.models.tiny import EMBEDDING_DIM, tiny_model
@@ -72,9 +74,15 @@ def trainer_of(prepared: Prepare, output: Path, said: list[str] | None = None, *
     return Trainer(small(**changes), prepared(**changes), output, say=(said if said is not None else []).append)
 
 
+# What every run draws alike is drawn once a process. Nothing changes what was drawn.
+build_world = functools.cache(_build_world)
+_property_questions = functools.cache(PropertyQuestions.draw)
+_tokenizer = functools.cache(lambda: load_tokenizer(DEMO / "model"))
+
+
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts the small model, its tokenizer and the encoder in place of what a config names; draws few entities."""
-    tokenizer = load_tokenizer(DEMO / "model")
+    tokenizer = _tokenizer()
 
     def base(name: str, **options: Any) -> Any:
         return tiny_model(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
@@ -84,6 +92,34 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(material, "load_encoder", lambda name, **options: HashingEncoder(EMBEDDING_DIM))
     # Drawing the thousands that come before takes seconds.
     monkeypatch.setattr(calibration_data, "held_out_entities", lambda seed: build_world(seed, 80, 0).train[60:])
+    monkeypatch.setattr(material, "build_world", build_world)
+    drawn = lambda own=(), **options: _property_questions(tuple(own), **options)  # noqa: E731
+    monkeypatch.setattr(calibration_data.PropertyQuestions, "draw", drawn)
+
+
+Trained = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Gives the folder of an unbroken small run, made once a process; `finish` writes the adapter too.
+
+    Tests read it, or copy it.
+    """
+    cache = tmp_path_factory.mktemp("vectors")
+
+    @functools.cache
+    def train(*, finish: bool = False, **changes: Any) -> Path:
+        output = tmp_path_factory.mktemp("trained")
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            stand_ins(monkeypatch)
+            trainer = Trainer(small(**changes), gather(small(**changes), cache=cache), output, say=[].append)
+            trainer.fit()
+            if finish:
+                trainer.finish()
+        return output
+
+    return train
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from kblam.training.checkpoints import LOG
 from kblam.training.log import RunLog
 from kblam.training.run import Trainer
-from tests.training.conftest import Prepare, trainer_of
+from tests.training.conftest import Prepare, Trained, trainer_of
 
 CHANGES: dict[str, Any] = {"retrieval_steps": 20}
 
@@ -35,17 +35,17 @@ def stopped(trainer: Trainer, line: str) -> None:
 
 
 @pytest.mark.parametrize("lines", [["retrieval 10/20"], ["step 2/6"], ["step 5/6"], ["retrieval 20/20", "step 4/6"]])
-def test_a_stopped_run_that_goes_on_has_each_step_once(lines: list[str], prepared: Prepare, tmp_path: Path) -> None:
-    whole = trainer_of(prepared, tmp_path / "whole", **CHANGES)
-    whole.fit()
-    whole.finish()
+def test_a_stopped_run_that_goes_on_has_each_step_once(
+    lines: list[str], prepared: Prepare, trained: Trained, tmp_path: Path
+) -> None:
+    whole = trained(finish=True, **CHANGES)
     for line in lines:
         stopped(trainer_of(prepared, tmp_path / "parts", **CHANGES), line)
     last = trainer_of(prepared, tmp_path / "parts", **CHANGES)
     last.fit(resume=True)
     last.finish()
-    assert len(told(tmp_path / "whole")) == 2 + 6 + 2 + 1
-    assert told(tmp_path / "parts") == told(tmp_path / "whole")
+    assert len(told(whole)) == 2 + 6 + 2 + 1
+    assert told(tmp_path / "parts") == told(whole)
 
 
 def test_a_mean_of_steps_before_and_after_a_stop_is_that_of_an_unbroken_run(prepared: Prepare, tmp_path: Path) -> None:

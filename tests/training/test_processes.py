@@ -27,7 +27,7 @@ from kblam.training.processes import base_device, check_launch, own_device, star
 from kblam.training.sharding import shard, share_held
 from tests.fakes import HashingEncoder
 from tests.models.tiny import EMBEDDING_DIM, tiny_model
-from tests.training.conftest import SETTLED, Prepare, small, trainer_of
+from tests.training.conftest import SETTLED, Prepare, Trained, small, trainer_of
 from tests.training.curve import losses, same_curve
 from tests.training.launch import accelerate_two, start_two
 from tests.warm import ended
@@ -56,21 +56,18 @@ def one_process(tmp_path: Path) -> Iterator[None]:
     torch.distributed.destroy_process_group()
 
 
-def test_a_sharded_base_takes_the_same_steps(prepared: Prepare, cache: Path, tmp_path: Path, warm: None) -> None:
-    one = trainer_of(prepared, tmp_path / "one", **SETTLED)
-    one.fit()
-    one.finish()
-    assert share_held(one.material.model) == 1
-    two = tmp_path / "two"
+def test_a_sharded_base_takes_the_same_steps(trained: Trained, cache: Path, tmp_path: Path, warm: None) -> None:
+    assert share_held(tiny_model()) == 1
+    one, two = trained(finish=True, **SETTLED), tmp_path / "two"
     flags = ["--use_fsdp", "--fsdp_version", "2"]
     settled = (f"{name}={value}" for name, value in SETTLED.items())
     done = accelerate_two(flags, cache, two, "per_device_train_batch_size=2", "finish=1", *settled)
     assert done.returncode == 0, done.stderr
-    assert same_curve(losses(tmp_path / "one"), losses(two))
+    assert same_curve(losses(one), losses(two))
     held = [json.loads((two / f"process-{rank}.json").read_text())["held"] for rank in range(2)]
     assert all(0.45 < share < 0.55 for share in held)
     assert sum(held) == pytest.approx(1)
-    adapters = [load_file(folder / "model.safetensors") for folder in (tmp_path / "one", two)]
+    adapters = [load_file(folder / "model.safetensors") for folder in (one, two)]
     for name, weight in adapters[0].items():
         torch.testing.assert_close(adapters[1][name], weight, rtol=1e-2, atol=1e-3)
 
@@ -179,13 +176,13 @@ def test_texts_are_encoded_elsewhere_than_the_base_is_loaded(
     assert asked == [expected]
 
 
-def test_bfloat16_by_the_launch(prepared: Prepare, tmp_path: Path, launched: Any) -> None:
+def test_bfloat16_by_the_launch(prepared: Prepare, trained: Trained, tmp_path: Path, launched: Any) -> None:
     launched({"ACCELERATE_MIXED_PRECISION": "no"})
-    trainer_of(prepared, tmp_path / "single").fit()
+    one = trained()
     launched({"ACCELERATE_MIXED_PRECISION": "bf16"})
     half = trainer_of(prepared, tmp_path / "half")
     half.fit()
-    single, rounded = losses(tmp_path / "single"), losses(tmp_path / "half")
+    single, rounded = losses(one), losses(tmp_path / "half")
     assert single != rounded
     assert all(math.isclose(a, b, rel_tol=0.05) for a, b in zip(single, rounded, strict=True))
     assert {weight.dtype for weight in half.adapter.parameters()} == {torch.float32}

@@ -36,8 +36,8 @@ def test_each_question_is_about_its_property() -> None:
     own = [text for text, at in zip(drawn.texts, drawn.meant, strict=True) if drawn.properties[at] == "torque limit"]
     assert own
     assert all("torque limit" in text.lower() for text in own), "it has no phrasings of its own"
-    assert PropertyQuestions.draw(["torque limit"], count=50_000, further_share=0.6) == drawn
-    assert PropertyQuestions.draw(["torque limit"], count=30_000, further_share=0.6, seed=1) != drawn
+    one, again, other = (PropertyQuestions.draw(["torque limit"], count=1000, seed=seed) for seed in (0, 0, 1))
+    assert one == again != other
 
 
 def test_further_questions_come_up_equally_often() -> None:
@@ -145,7 +145,9 @@ class ByWords(HashingEncoder):
         return np.stack([sum(of_words[word] for word in text.lower().split()) for text in texts])
 
 
-def test_a_head_learns_to_tell_properties_apart(tmp_path: Path) -> None:
+def test_a_head_learns_to_tell_properties_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(properties, "_HEADS", 2)
+    monkeypatch.setattr(properties, "_ROWS", 128)
     drawn = PropertyQuestions.draw(count=1000, further_share=0)
     vectors = Vectors([*drawn.texts, *drawn.key_texts], ByWords(64), tmp_path)
     head = learn_head(drawn, vectors, steps=400)
@@ -153,8 +155,8 @@ def test_a_head_learns_to_tell_properties_apart(tmp_path: Path) -> None:
     hits = head.log_shares(asked, keys).argmax(-1) == torch.tensor(drawn.meant)
     assert hits.float().mean() > 0.5, "words tell most of them"
     assert not any(weight.requires_grad for weight in head.parameters())
-    again = learn_head(drawn, vectors, steps=400)
-    assert torch.equal(again.question.weight, head.question.weight)
+    once, again = (learn_head(drawn, vectors, steps=3).question.weight for _ in range(2))
+    assert torch.equal(once, again)
     part = learn_head(drawn, vectors, steps=400, all_phrasings=False)
     kept = torch.tensor(drawn.kept)
     of_part = part.log_shares(asked, part.keys(vectors.of(drawn.key_texts))).argmax(-1) == torch.tensor(drawn.meant)
@@ -216,6 +218,7 @@ def test_a_head_learns_from_a_layer_what_the_sentence_vectors_do_not_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(properties, "_HEADS", 1)
+    monkeypatch.setattr(properties, "_ROWS", 128)
 
     class Below(DeepEncoder):
         """Sentence vectors have words of properties alone; those of questions are in a layer, in another order."""
@@ -299,8 +302,11 @@ def test_every_second_head_reads_the_sentence_vector_alone(tmp_path: Path, monke
     assert of_plain[:, 16:].any()
 
 
-def test_of_properties_it_has_not_learned_it_knows_what_the_encoder_knows(tmp_path: Path) -> None:
+def test_of_properties_it_has_not_learned_it_knows_what_the_encoder_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Maps alone forget what two texts have in common if no question of the training needed it."""
+    monkeypatch.setattr(properties, "_HEADS", 2)
     drawn = PropertyQuestions.draw(count=4000, further_share=0)
     vectors = Vectors([*drawn.texts, *drawn.key_texts], ByWords(64), tmp_path)
     known = len(drawn.properties) // 2
@@ -309,7 +315,7 @@ def test_of_properties_it_has_not_learned_it_knows_what_the_encoder_knows(tmp_pa
         drawn.properties[:known],
         *(tuple(all_[row] for row in rows) for all_ in (drawn.texts, drawn.meant, drawn.kept, drawn.further)),
     )
-    head = learn_head(part, vectors, steps=200)
+    head = learn_head(part, vectors, steps=100)
     fresh = [row for row, at in enumerate(drawn.meant) if at >= known]
     asked, meant = vectors.of(drawn.texts[row] for row in fresh), torch.tensor(drawn.meant)[fresh]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +41,18 @@ def tiny_cache(world: World, folder: Path, patch: pytest.MonkeyPatch) -> Embeddi
     return EmbeddingCache([*keys, *(value for entity in entities for value in entity.facts.values())], folder)
 
 
-def tiny_trainer(world: World, cache: EmbeddingCache) -> Trainer:
-    """The real trainer on a small model: 128 wide, two heads."""
+def tiny_start(world: World, cache: EmbeddingCache) -> DemoModel:
+    """A small model at its start: 128 wide, two heads."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     model = DemoModel(tokenizer, hidden=128)
     start_as_bag_of_words(model, world, cache, tokenizer, sample=400)
-    recipe = Recipe(steps=3, finishing_steps=3, warmup=1, triples=(24, 32), sample=50)
+    return model
+
+
+def tiny_trainer(world: World, cache: EmbeddingCache, start: DemoModel) -> Trainer:
+    """The real trainer, of a model that is at its start as `start` is."""
+    model = copy.deepcopy(start)
+    few = {name: replace(getattr(Recipe(), name), rows=24) for name in ("first", "finishing")}
+    recipe = Recipe(steps=3, finishing_steps=3, warmup=1, triples=(24, 32), sample=50, **few)
     return Trainer(recipe, world, cache, model)
