@@ -19,7 +19,8 @@ _ACTS_ON = re.compile(r"\bwho\s+([^\W\d_]+)\s+the\s+$", re.IGNORECASE)
 _OWNS = re.compile(r"(?:['’]s|(?<=s)['’])\s+([^\W\d_]+)", re.IGNORECASE)
 # Who sits in "the director's chair" is the director.
 _PLACES = frozenset(("office", "chair", "seat", "post", "position", "role", "job", "hat", "desk", "shoes"))
-_THE = frozenset(("the", "its", "his", "her", "their", "which", "what"))
+# "s" is that of "Ann's".
+_THE = frozenset(("the", "its", "his", "her", "their", "which", "what", "s"))
 # "Is Ann not the owner?" asks who is.
 _MAY_BE_YES = re.compile(
     r"^\W*(?:is|are|was|were|do|does|did|has|have|can|could|isn|aren|wasn|weren|why)\b", re.IGNORECASE

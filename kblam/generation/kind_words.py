@@ -41,6 +41,22 @@ adult adults | pediatric paediatric child children childhood infant infants neon
 home private personal | work office business | mobile cell | fax
 primary | secondary | tertiary
 summer | winter
+mother | father
+mother father parent parents | child children son sons daughter daughters
+son sons | daughter daughters
+brother brothers | sister sisters
+husband | wife
+buyer | seller
+sender | recipient
+lender | borrower
+plaintiff | defendant
+employer | employee employees
+landlord | tenant
+start starting | end ending
+origin | destination
+left | right
+top | bottom
+north northern | south southern | east eastern | west western
 single | double | twin | triple
 monthly | yearly annual annually | weekly | daily | hourly
 """
